@@ -1,14 +1,14 @@
-"""The runner against a bare asyncio loop over the SDK, on one server of known capacity; and memory as sets grow.
+"""The runner compared with a bare asyncio loop over the SDK, on a server of known capacity; and memory as sets grow.
 
 python benchmarks/describe_runner.py                # 10,000 images, all sides in turn, three rounds
-python benchmarks/describe_runner.py --workers 8    # the same with eight worker processes, where there are the cores
-python benchmarks/describe_runner.py --latency 0.2  # a server of a tenth of that capacity, as of a large model
+python benchmarks/describe_runner.py --workers 8    # the same with eight worker processes, on a machine with the cores
+python benchmarks/describe_runner.py --latency 0.2  # a server with a tenth of that capacity, like that of a large model
 python benchmarks/describe_runner.py --memory       # memory with 1,000, 10,000 and 100,000 images
 
-A loopback server of 20 ms and 64 places answers faster than one core can ask through the SDK. So beside its nominal
-capacity stands what it gives to a client that costs nothing, which sends the same bytes over and over; what the SDK
-asks where there is no network and no server, its own code alone; and beside each side's rate the share of a core that
-it kept busy: a side at 100% of its cores is held back by them and not by the server.
+A loopback server with a latency of 20 ms and 64 slots answers faster than one core can send requests through the SDK.
+So three figures put its nominal capacity into perspective: the rate of a client without overhead, which sends the same
+bytes over and over; the rate of the SDK's own code, without a network or a server; and for each side the share of a
+core that it kept busy. A side at 100% of its cores is limited by them and not by the server.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Texts a second through `embed_descriptions` against the encoder's own bulk call, on the same texts.
+"""Texts per second through `embed_descriptions`, compared with the encoder's own bulk call on the same texts.
 
     python benchmarks/embedding.py                              # texts of one length, clipart12, and two prompts
     python benchmarks/embedding.py --sets clipart12 --texts 200
-    python benchmarks/embedding.py --precisions                 # the encoder alone in other number formats
+    python benchmarks/embedding.py --precisions                 # only the encoder, in other number formats
 
-The bulk call is `SentenceTransformer.encode` on the texts of all images, which sorts them by length. Beside that,
+The bulk call is `SentenceTransformer.encode` on the texts of all images, which sorts them by length. In addition,
 `embed_descriptions` counts tokens, encodes each distinct text once, and writes the vectors durably. The cost is
 processor time.
 """

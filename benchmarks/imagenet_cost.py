@@ -3,7 +3,7 @@
     python benchmarks/imagenet_cost.py
     python benchmarks/imagenet_cost.py --images 50000 --tokens-out 150 --gpu-images 12 --gpu-dollars 1.5
 
-What an answer takes is assumed here and measured there. Prices are those that the library knows today.
+Tokens and time of an answer are assumed here; the estimate measures them. Prices are the library's current ones.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Every stage's bookkeeping at the size of ImageNet, without a model: processor time and peak memory of each stage.
+"""The bookkeeping of every stage at the size of ImageNet, without a model: processor time and peak memory.
 
     python benchmarks/imagenet_scale.py                                  # 1,000, 100,000 and 1,280,000 images
     python benchmarks/imagenet_scale.py --images 1000 100000
 
-The images are real PNG files of 8 x 8 pixels inside Parquet, each with other bytes; the answers and the vectors are
-made up. Each stage runs in a process of its own through the library's own calls, so that its peak memory is its own.
+The images are distinct PNG files of 8 x 8 pixels inside Parquet; the answers and the vectors are synthetic. Each stage
+uses the library's own calls and runs in a separate process, so that its peak memory is measured by itself.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Training images a second and core: this library against torchvision's ImageFolder, timm's loader and `datasets`.
+"""Training images per second and core: this library, torchvision's ImageFolder, timm's loader and `datasets`.
 
-    python benchmarks/input_pipeline.py            # every kind, from memory and disk, without and with a worker
+    python benchmarks/input_pipeline.py            # every kind, from memory and disk, with and without a worker
     python benchmarks/input_pipeline.py --kinds phone --sources disk --workers 0
 
-All sides draw a crop of the same shares of the picture and a flip, resize to 224 pixels with the same filter, and
-return normalised batches. The cost is processor time, of the worker as well. Pictures are drawn: smooth shapes of
-several sizes with noise, as large when encoded as photographs are.
+All sides draw a crop with the same range of scales and a flip, resize to 224 pixels with the same filter, and return
+normalised batches. The cost is processor time, including that of the worker. Images are synthetic: smooth shapes of
+several sizes with noise, whose files are as large as those of photographs.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What the benchmarks share: sides that take turns, ratios with their spread, and a record with the machine.
+"""Shared parts of the benchmarks: sides that take turns, ratios with their spread, and a record with the machine.
 
-Sides that take turns meet the same load of a shared machine, so that their ratio holds where seconds do not.
+Sides that take turns meet the same load on a shared machine, so their ratio is reliable even if seconds are not.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""What a command costs when there is nothing left to do: start, a finished comparison, and image sets seen before.
+"""The cost of a command with nothing left to do: start-up, a finished comparison, and image sets seen before.
 
     python benchmarks/starting.py                    # tar of 50,000 samples, 100,000 files
     python benchmarks/starting.py --samples 500 --files 500 --rounds 2
 
-Both sides take turns: the same command with what the work directory keeps, and without. The cost is processor time.
+Both sides take turns: the same command with and without the results in the work directory. The cost is processor time.
 """
 
 from __future__ import annotations

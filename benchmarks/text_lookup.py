@@ -1,8 +1,8 @@
-"""Text vectors of random batches: the memory-mapped float16 store against a float32 table in memory, in turns.
+"""Text vectors of random batches: the memory-mapped float16 store and a float32 table in memory, in turns.
 
     python benchmarks/text_lookup.py
 
-The cost is processor time. The table holds every vector in each process; the map is shared by all.
+The cost is processor time. Each process needs a table of its own with every vector, whereas all share the map.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""The training step: timm's loop, this library's without text, and with text, in turns.
+"""The training step: timm's loop, this library's loop without text, and with text, in turns.
 
     python benchmarks/training_step.py --backbone resnet18 --image-size 160 --batch-size 32
-    python benchmarks/training_step.py --plain-torch    # ours without channels last and fused optimiser, beside ours
+    python benchmarks/training_step.py --plain-torch    # also ours without channels-last memory and fused optimiser
 
-timm's loop is what its training script does at each step: forward, loss, backward, clipping, optimiser. A step of ours
-reads its batch (vectors from a memory-mapped store of 100,000 images, pixels from memory) and does the same and the
-alignment. The cost is processor time on a CPU, seconds on a GPU. What the alignment adds is also timed on its own, and
-counted in units that do not depend on the machine: floating-point operations and operator calls.
+timm's loop is the step of its training script: forward, loss, backward, clipping, optimiser. A step of ours reads its
+batch (vectors from a memory-mapped store of 100,000 images, pixels from memory), does the same, and adds the alignment.
+The cost is processor time on a CPU and seconds on a GPU. The cost of the alignment is also timed separately, and given
+in units that do not depend on the machine: floating-point operations and operator calls.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""How often the verdict of a comparison errs, and what it finds: simulated studies with the variance of recorded runs.
+"""Error rate and power of a comparison's verdict: simulated studies with the variance of recorded runs.
 
     python benchmarks/verdict_error.py
 
-Every study has a baseline, an arm with descriptions, and its five controls, or three more arms, and is judged by the
-code that judges comparisons. Whether an arm is right about an image with a seed is a normal variable above a
-threshold, with correlations among arms, images and seeds that are fitted to the test answers of recorded runs.
+Every study has a baseline, an arm with descriptions, and either the arm's five controls or three more arms, and is
+judged by the code that judges comparisons. An arm is right about an image with a seed if a normal variable exceeds a
+threshold; the correlations among arms, images and seeds are fitted to the test predictions of recorded runs.
 """
 
 from __future__ import annotations

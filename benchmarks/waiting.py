@@ -1,13 +1,14 @@
-"""A training step with OpenMP's way of waiting and the library's, and with freed memory kept or handed back.
+"""A training step with OpenMP's default wait policy and with the library's, and with freed memory kept or returned.
 
     python benchmarks/waiting.py                  # a small step, for which waiting matters most
-    python benchmarks/waiting.py --skip-default   # where the default takes minutes
+    python benchmarks/waiting.py --skip-default   # for machines on which the default takes minutes
 
-Three processes take turns with the same step. Two of them import gpt4image first and, as training does, take no more
-threads than the step can use; one of these keeps the memory of freed tensors, as training does too, the other hands it
-back. Alone, the ratio to the default says what sleeping costs, and that to the second what keeping memory saves. Beside
-a process that never rests, N processors have N + 1 busy threads: a step that gets its fair share takes (N + 1) / N of
-its time alone, and the ratio to that says what waiting costs. Run it on a machine that does nothing else.
+Three processes take turns with the same step. Two of them import gpt4image first and, like training, use no more
+threads than the step benefits from; one of these keeps the memory of freed tensors, as training also does, and the
+other returns it. On an idle machine, the ratio of the first to the default shows the cost of sleeping, and its ratio to
+the second shows what keeping memory saves. Beside a process that is always busy, N processors have N + 1 busy threads:
+a step with its fair share takes (N + 1) / N of its time on an idle machine, and the ratio to that shows the cost of
+waiting. Run it on a machine that does nothing else.
 """
 
 from __future__ import annotations
