@@ -70,26 +70,26 @@ def write_images(folder: Path, count: int) -> Path:
 
 @dataclass(frozen=True)
 class Timed:
-    """One side's run: images a second, and the cores that it kept busy."""
+    """One side's run: images per second, and the cores that it kept busy."""
 
     rate: float
     cores: float
 
 
 class Clock:
-    """Wall time and this process's processor time since it was made."""
+    """Measures wall time and this process's processor time from its creation."""
 
     def __init__(self) -> None:
         self._wall, self._busy = time.perf_counter(), time.process_time()
 
     def read(self, count: int) -> Timed:
-        """What became of so many images since then."""
+        """Return the rate and the busy cores, given the number of images processed since then."""
         seconds = time.perf_counter() - self._wall
         return Timed(count / seconds, (time.process_time() - self._busy) / seconds)
 
 
 def question_body(picture: str) -> dict[str, object]:
-    """What is asked about a picture."""
+    """The body of the request about an image."""
     content = [
         {"type": "image_url", "image_url": {"url": picture}},
         {"type": "text", "text": "Describe the image in detail."},
@@ -98,7 +98,7 @@ def question_body(picture: str) -> dict[str, object]:
 
 
 def same_bytes(images: ImageTable, count: int, server: StubProcess) -> Timed:
-    """What the server gives to a client that costs next to nothing: one request's bytes, sent again and again."""
+    """A client with almost no overhead, which shows the server's capacity: it sends one request's bytes repeatedly."""
     body = json.dumps(question_body(prepare_picture(images.read(0), "", 768).data_url)).encode()
     head = "POST /v1/chat/completions HTTP/1.1\r\nHost: loopback\r\nContent-Type: application/json\r\n"
     request = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
@@ -123,7 +123,7 @@ def same_bytes(images: ImageTable, count: int, server: StubProcess) -> Timed:
 
 
 def sdk_alone(images: ImageTable, count: int) -> Timed:
-    """The SDK's own code: one request's body, asked as the runner asks, and answered without a network."""
+    """The SDK's own code: one request's body, sent as the runner does, and answered without a network."""
     import httpx2
     from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
@@ -166,7 +166,7 @@ def bare_loop(images: ImageTable, count: int, server: StubProcess) -> Timed:
 
 
 def runner(images: ImageTable, base_url: str, rank: int = 0, workers: int = 1) -> Timed:
-    """The runner, or one of several workers: every answer a record on disk."""
+    """The runner, or one of several workers: every answer becomes a record on disk."""
     question = Question(MODEL, tuple(load_prompts(["plain"])), PromptValues(images.classes), Sampling())
     with tempfile.TemporaryDirectory() as folder, asyncio.Runner() as loop:
         store = DescriptionStore(folder)
@@ -190,7 +190,7 @@ def load_set(folder: Path) -> ImageTable:
 
 
 def get_ready(folder: Path) -> None:
-    """What a worker does before its time is taken: load the code and find the images."""
+    """Prepare a worker before it is timed: load the code and find the images."""
     import openai  # noqa: F401
 
     load_set(folder)
@@ -245,7 +245,7 @@ def compare(count: int, rounds: int, latency: float, workers: int) -> None:
 
 
 def measure_memory(count: int) -> None:
-    """Describe so many images, and print how this process's own memory grows meanwhile; mapped files do not count."""
+    """Describe `count` images, and print how this process's own memory grows meanwhile; mapped files do not count."""
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([sys.executable, __file__, "--write", folder, "--images", str(count)], check=True)
         images = load_set(Path(folder))
@@ -256,7 +256,7 @@ def measure_memory(count: int) -> None:
 
 
 class Highest:
-    """The most memory that this process had of its own, looked at now and then."""
+    """Peak of this process's own memory, sampled at intervals."""
 
     def __enter__(self) -> Highest:
         self.mib, self._ended = own_mib(), threading.Event()
@@ -274,7 +274,7 @@ class Highest:
 
 
 def own_mib() -> float:
-    """Memory of this process that no file stands behind (Linux)."""
+    """Memory of this process in MiB that is not backed by a file (Linux)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1024
 

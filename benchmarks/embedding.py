@@ -44,7 +44,7 @@ def clipart12_texts(count: int) -> list[str]:
 
 
 def equal_texts(count: int) -> list[str]:
-    """Different texts of the same number of tokens."""
+    """Distinct texts with the same number of tokens."""
     generator = np.random.default_rng(0)
     return [" ".join(generator.choice(WORDS, LENGTH)) for _ in range(count)]
 
@@ -100,7 +100,7 @@ def compare_runner(asked: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def compare_precisions(asked: argparse.Namespace) -> list[dict[str, Any]]:
-    """Time the encoder with other number formats, and measure how far its vectors move."""
+    """Time the encoder in other number formats, and measure how much its vectors change."""
     texts = clipart12_texts(asked.texts)
     plain = SentenceTransformer(minilm_location(), device="cpu")
     models = {"float32": plain, "float16": copy.deepcopy(plain).to(torch.float16)}

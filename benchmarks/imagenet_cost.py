@@ -18,21 +18,21 @@ from gpt4image.descriptions.store import DescriptionRecord
 from gpt4image.llm.prices import FREE, Price, list_price
 
 IMAGENET = 1_281_167
-WIDTH, HEIGHT = 500, 375  # of a typical photograph
+WIDTH, HEIGHT = 500, 375  # pixels of a typical photograph
 PROMPT_TOKENS = 40
 AT_ONCE = 64
 
 
 @dataclass(frozen=True)
 class Reader:
-    """A model and how it counts a picture: a token, or several, for each square of so many pixels."""
+    """A model and how it counts an image: a number of tokens for each square of a given side in pixels."""
 
     name: str
     square: int
     tokens_a_square: float = 1.0
 
     def tokens(self, width: int, height: int) -> int:
-        """Return the tokens of a picture."""
+        """Return the tokens of an image."""
         return round(math.ceil(width / self.square) * math.ceil(height / self.square) * self.tokens_a_square)
 
 

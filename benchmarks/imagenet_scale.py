@@ -97,7 +97,7 @@ def store_of(work: Path) -> DescriptionStore:
 
 
 def plan(work: Path) -> RequestMaker:
-    """What `describe` plans: one question about every image."""
+    """The plan of `describe`: one question about every image."""
     images = images_of(work)
     question = Question("model", tuple(load_prompts(["plain"])), PromptValues(images.classes), Sampling())
     return RequestMaker(images, question, plan_tasks(images, np.arange(len(images)), question, store_of(work)))
@@ -145,14 +145,14 @@ STAGES: dict[str, Callable[[Path], object]] = {
 
 
 def run_stage(name: str, work: Path) -> None:
-    """Run a stage in this process, and print what it took."""
+    """Run a stage in this process, and print its time and memory."""
     STAGES[name](work)
     used = resource.getrusage(resource.RUSAGE_SELF)
     print(json.dumps({"seconds": used.ru_utime + used.ru_stime, "peak_mb": round(used.ru_maxrss / 1024)}))
 
 
 def measure(count: int, folder: Path) -> Iterator[dict[str, Any]]:
-    """Run all stages on so many images, each in a process of its own."""
+    """Run all stages on `count` images, each in a process of its own."""
     write_images(folder / "images", count)
     for name in STAGES:
         command = [sys.executable, __file__, "--stage", name, "--work", str(folder)]

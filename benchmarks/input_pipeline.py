@@ -47,7 +47,7 @@ Side = Callable[[], float]
 
 @dataclass(frozen=True)
 class Kind:
-    """Pictures of one size and format, and how many of them a round reads."""
+    """Images of one size and format, and how many of them a round reads."""
 
     width: int
     height: int
@@ -65,7 +65,7 @@ KINDS = {
 
 
 def draw(width: int, height: int, seed: int) -> Image.Image:
-    """Draw a picture with detail of every size."""
+    """Draw an image with detail at every scale."""
     rng, picture = np.random.default_rng(seed), np.full((height, width, 3), 120.0)
     for cells, strength in ((4, 63), (12, 35), (40, 21), (120, 13), (300, 7)):
         coarse = rng.normal(size=(max(2, cells * height // width), cells, 3)).astype(np.float32)
@@ -77,7 +77,7 @@ def draw(width: int, height: int, seed: int) -> Image.Image:
 
 
 def write(kind: Kind, folder: Path) -> None:
-    """Write the pictures as class folders."""
+    """Write the images as class folders."""
     for number in range(kind.files):
         place = folder / "train" / f"class{number % CLASSES}"
         place.mkdir(parents=True, exist_ok=True)
@@ -87,7 +87,7 @@ def write(kind: Kind, folder: Path) -> None:
 
 
 class Memory(Dataset[tuple[Tensor, int]]):
-    """Pictures in memory, opened as ImageFolder opens files."""
+    """Images in memory, opened as ImageFolder opens files."""
 
     def __init__(self, files: list[bytes], transform: Callable[[Image.Image], Tensor]) -> None:
         self.files, self.transform = files, transform
@@ -107,17 +107,17 @@ class MemoryReader:
     text_columns: tuple[str, ...] = ()
 
     def read(self, _path: str, row: int) -> bytes:
-        """Return a file."""
+        """Return the encoded bytes of one image."""
         return self.files[row]
 
     def texts(self, column: str, rows: object) -> list[str | None]:
-        """Return nothing: there are no texts."""
+        """There are no texts."""
         raise KeyError(column)
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What all sides are given."""
+    """The input of all sides."""
 
     folder: Path
     in_memory: bool
@@ -132,11 +132,11 @@ class Setting:
 
     @property
     def files(self) -> list[bytes]:
-        """The encoded pictures."""
+        """The encoded images."""
         return [path.read_bytes() for path in sorted(self.folder.rglob("*.*"))]
 
     def timed(self, batches: Callable[[], Iterable[Tensor]]) -> Side:
-        """Return a side that goes over all pictures several times."""
+        """Return a side that reads all images several times."""
 
         def go() -> None:
             for _ in range(self.repeats):
@@ -177,7 +177,7 @@ def torchvision_transform(setting: Setting) -> Callable[[Image.Image], Tensor]:
 
 
 def image_folder(setting: Setting) -> Side:
-    """torchvision's ImageFolder, or its way of opening pictures from memory."""
+    """torchvision's ImageFolder, or its way of opening images on files in memory."""
     transform = torchvision_transform(setting)
     data = Memory(setting.files, transform) if setting.in_memory else ImageFolder(setting.folder / "train", transform)
     return loader_of(setting, data)
@@ -198,13 +198,13 @@ def timm_loader(setting: Setting) -> Side:
         std=config["std"], device=torch.device("cpu"), persistent_workers=setting.workers > 0,
         pin_memory=False, **settings,
     )  # fmt: skip
-    if setting.in_memory:  # `create_loader` sets the transform of its own datasets only
+    if setting.in_memory:  # `create_loader` sets only the transform of its own datasets
         data.transform = create_transform((3, SIZE, SIZE), is_training=True, use_prefetcher=True, **settings)
     return setting.timed(lambda: (pixels for pixels, _ in loader))
 
 
 def hugging_face(setting: Setting) -> Side:
-    """`datasets` with torchvision's transforms: encoded pictures in an Arrow table, or paths of files."""
+    """`datasets` with torchvision's transforms: encoded images in an Arrow table, or paths of files."""
     transform = torchvision_transform(setting)
     pictures = setting.files if setting.in_memory else [str(path) for path in sorted(setting.folder.rglob("*.*"))]
     table = {"image": pictures, "label": [number % CLASSES for number in range(len(pictures))]}
@@ -223,7 +223,7 @@ def hugging_face(setting: Setting) -> Side:
 
 
 def main() -> None:
-    """Print and save images a second and core of every side, and the ratio to the best of the others."""
+    """Print and save images per second and core for every side, and the ratio to the best of the others."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--sources", nargs="+", choices=("memory", "disk"), default=("memory", "disk"))
@@ -250,7 +250,7 @@ def main() -> None:
 
 
 def measure(setting: Setting, images: ImageTable, kind: Kind, rounds: int) -> dict[str, object]:
-    """Time all sides on one kind of pictures from one source."""
+    """Time all sides on one kind of images from one source."""
     sides = {
         "gpt4image": ours(setting, images),
         "ImageFolder": image_folder(setting),

@@ -27,7 +27,7 @@ Costs = dict[str, list[float]]
 
 
 def take_turns(sides: Mapping[str, Callable[[], float]], rounds: int, warm_up: int = 1) -> Costs:
-    """Call each side once a round, in an order that moves on by one, and return what they cost, without the warm-up."""
+    """Call each side once per round, in an order that rotates by one, and return the costs without the warm-up."""
     costs: Costs = {name: [] for name in sides}
     names = list(sides)
     for number in range(warm_up + rounds):
@@ -41,7 +41,7 @@ def take_turns(sides: Mapping[str, Callable[[], float]], rounds: int, warm_up: i
 
 @dataclass(frozen=True)
 class Spread:
-    """A median over rounds, with the middle half of them."""
+    """A median over rounds, with their interquartile range."""
 
     median: float
     low: float
@@ -50,7 +50,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """Return that of some values."""
+        """Compute median and quartiles of values."""
         low, median, high = np.percentile(values, (25, 50, 75)).tolist()
         return cls(median, low, high, len(values))
 
@@ -64,21 +64,21 @@ def ratio(over: Sequence[float], under: Sequence[float]) -> Spread:
 
 
 def processor_seconds() -> float:
-    """Return the processor time of this process and its children, those that have ended included."""
+    """Return the processor time of this process and its children, including those that have ended."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     running = [child.cpu_times() for child in psutil.Process().children(recursive=True)]
     return sum(usage.ru_utime + usage.ru_stime for usage in used) + sum(times.user + times.system for times in running)
 
 
 def processor_time(work: Callable[[], object]) -> float:
-    """Return the processor seconds of some work."""
+    """Return the processor time of a call in seconds."""
     started = processor_seconds()
     work()
     return processor_seconds() - started
 
 
 def wall_time(work: Callable[[], object]) -> float:
-    """Return the seconds of some work."""
+    """Return the wall time of a call in seconds."""
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
@@ -110,7 +110,7 @@ def add_options(parser: argparse.ArgumentParser, rounds: int) -> None:
 
 
 def save(name: str, asked: argparse.Namespace, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write the record of a benchmark: its options, the machine, and one row a measurement."""
+    """Write the record of a benchmark: its options, the machine, and one row per measurement."""
     path = asked.save or RESULTS / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     options = {key: str(value) if isinstance(value, Path) else value for key, value in vars(asked).items()}

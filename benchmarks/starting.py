@@ -38,7 +38,7 @@ def gpt4image(*words: str) -> None:
 
 
 def start(asked: argparse.Namespace, folder: Path) -> Costs:
-    """The overview of commands, beside Python alone."""
+    """The overview of commands, compared with starting only Python."""
     alone = [sys.executable, "-c", "pass"]
     return take_turns(
         {
@@ -50,7 +50,7 @@ def start(asked: argparse.Namespace, folder: Path) -> Costs:
 
 
 def comparison(asked: argparse.Namespace, folder: Path) -> Costs:
-    """A finished comparison, recognised, and with that record deleted: models and runs are opened to find out."""
+    """A finished comparison that is recognised by its record, and without the record, which takes opening its runs."""
     words = ["compare", str(asked.compared), "--text", asked.text, "--work", str(folder), *SMALL.split()]
     gpt4image(*words)
 
@@ -64,7 +64,7 @@ def comparison(asked: argparse.Namespace, folder: Path) -> Costs:
 
 
 def reload(source: Path, rounds: int, kept: Path) -> Costs:
-    """Load an image set with what the work directory keeps of it, and with an empty work directory."""
+    """Load an image set with its cache in the work directory, and with an empty work directory."""
 
     def with_cache() -> float:
         return processor_time(lambda: load_images(source, work=kept))

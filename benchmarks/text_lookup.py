@@ -35,7 +35,7 @@ def batches_of(take: Callable[[np.ndarray], object], rows: int) -> Callable[[], 
 
 
 def index_store(layout: EmbeddingLayout, vectors: int, texts_per_image: int) -> EmbeddingStore:
-    """Give the vectors in a folder to images, some to each."""
+    """Assign the vectors in a folder to images, several to each."""
     images = vectors // texts_per_image
     ids = sorted(hashlib.blake2b(b"%d" % number, digest_size=16).hexdigest() for number in range(images))
     np.save(layout.ids, np.asarray(ids, dtype="S32"))
@@ -49,7 +49,7 @@ def index_store(layout: EmbeddingLayout, vectors: int, texts_per_image: int) -> 
 
 
 def main() -> None:
-    """Print and save vectors a second of every side, and the ratio of their costs to the table's."""
+    """Print and save vectors per second for every side, and the ratio of their costs to the table's."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vectors", type=int, default=400_000)
     add_options(parser, rounds=15)

@@ -80,7 +80,7 @@ def new_backbone(recipe: Recipe) -> nn.Module:
 
 
 def now(device: torch.device) -> float:
-    """Return the processor seconds, or the time once a GPU has finished its work."""
+    """Return the processor time in seconds or, on a GPU, the wall time once it has finished its work."""
     if device.type != "cuda":
         return processor_seconds()
     torch.cuda.synchronize()
@@ -88,7 +88,7 @@ def now(device: torch.device) -> float:
 
 
 class TimmLoop:
-    """The essentials of timm's training script, as it is without options."""
+    """The essentials of timm's training script with its default options."""
 
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
         self.recipe, self.device, self.model = recipe, device, new_backbone(recipe).to(device).train()
@@ -112,7 +112,7 @@ class Side:
     """Training with or without text.
 
     Args:
-        fast: keep channels last where that is faster, and use a fused optimiser, as the library does.
+        fast: use the channels-last memory format where that is faster, and a fused optimiser, as the library does.
     """
 
     def __init__(self, recipe: Recipe, guidance: Guidance, accelerator: Accelerator, *, fast: bool = True) -> None:
@@ -236,7 +236,7 @@ def main() -> None:
 
 
 def report_work(without: tuple[int, int], with_text: tuple[int, int]) -> None:
-    """Print what a step computes."""
+    """Print the operations of a step."""
     (flops, calls), (flops_with, calls_with) = without, with_text
     print(f"work          {flops / 1e9:,.1f} GFLOP and {(flops_with - flops) / flops:.3%} more with text; ", end="")
     print(f"{calls:,} operator calls and {calls_with - calls:,} more")

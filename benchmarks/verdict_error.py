@@ -36,15 +36,15 @@ MARGIN = 0.01
 
 @dataclass(frozen=True)
 class Spread:
-    """Shares of the variance of the latent score by its sources; the rest differs with every answer.
+    """Shares of the variance of the latent score by source; the rest differs for every prediction.
 
     Attributes:
-        accuracy: share of right answers of the baseline.
-        image: an image is hard for all arms.
-        arm_image: it is harder for one arm.
-        seed_image: one seed, such as its order of images, makes it harder for all arms.
-        seed: a seed, such as its draw of labels, suits all arms.
-        arm_seed: it suits one arm.
+        accuracy: accuracy of the baseline.
+        image: how hard an image is for all arms.
+        arm_image: how much harder an image is for one arm.
+        seed_image: how much harder a seed, such as its order of images, makes an image for all arms.
+        seed: how well a seed, such as its draw of labels, suits all arms.
+        arm_seed: how much better a seed suits one arm.
     """
 
     accuracy: float
@@ -56,7 +56,7 @@ class Spread:
 
     @classmethod
     def of(cls, first: np.ndarray, second: np.ndarray) -> Spread:
-        """Fit to right answers of two arms, float [S, N] each."""
+        """Fit to the predictions of two arms, 1 where right, float [S, N] each."""
         seeds, images = first.shape
         across = ~np.eye(seeds, dtype=bool)
 
@@ -84,7 +84,7 @@ class Spread:
     def draw(
         self, gains: Mapping[str, float], seeds: int, images: int, generator: np.random.Generator
     ) -> dict[str, np.ndarray]:
-        """Return right answers, float [S, N], of a baseline and of arms that gain so much accuracy over it."""
+        """Draw predictions, 1 where right, float [S, N], of a baseline and of arms with the given gains over it."""
 
         def normal(share: float, *shape: int) -> np.ndarray:
             return share**0.5 * generator.standard_normal(shape)
@@ -115,14 +115,14 @@ def recorded_spreads(path: Path) -> dict[str, tuple[Spread, dict[str, float]]]:
         draws = [found[f"{RUNS}/{case}-{draw}"] for draw in range(DRAWS)]
         first, second = (np.array([list(map(int, each[arm]["test"])) for each in draws], dtype=float) for arm in FITTED)
         spreads[case] = Spread.of(first, second), components(second - first)
-    # ten draws tell little of how much seeds vary, so a case far worse than all of them is tried as well
+    # ten draws do not show well how much seeds vary, so a case far worse than all of them is tried as well
     case, (spread, fitted) = max(spreads.items(), key=lambda item: item[1][0].arm_seed)
     spreads[f"{case}, seeds vary twice as far"] = replace(spread, arm_seed=4 * spread.arm_seed), fitted
     return spreads
 
 
 def scenarios() -> dict[str, dict[str, float]]:
-    """Return what the arms of a study gain over the baseline, by name."""
+    """Return the scenarios by name: the gain of each arm of a study over the baseline."""
     guidance = dict.fromkeys((DESCRIBED, *CONTROLS), 0.05)
     nothing = dict.fromkeys((DESCRIBED, *CONTROLS), 0.0)
     found = {"no effect": nothing, "no effect, four arms": dict.fromkeys((DESCRIBED, *OTHERS), 0.0)}
@@ -149,7 +149,7 @@ def judge_study(right: Mapping[str, np.ndarray]) -> dict[str, bool]:
 
 
 def line(title: str, shares: Mapping[str, float]) -> str:
-    """Return the claims that were made at all with their shares."""
+    """Format the claims that occurred, with their shares."""
     return f"{title}: " + ", ".join(f"{claim} {share:.1%}" for claim, share in shares.items() if share)
 
 

@@ -76,14 +76,14 @@ def busy_process() -> Iterator[None]:
 
 
 def run_steps(process: subprocess.Popen[str], count: int) -> float:
-    """Return the seconds of a step."""
+    """Return the seconds per step."""
     process.stdin.write(f"{count}\n")
     process.stdin.flush()
     return float(process.stdout.readline())
 
 
 def largest_memory(process: subprocess.Popen[str]) -> float:
-    """End the steps and return the most memory that they held, in MiB."""
+    """End the steps and return their peak memory in MiB."""
     process.stdin.close()
     return float(process.stdout.read())
 

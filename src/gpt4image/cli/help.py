@@ -111,7 +111,7 @@ def option_groups(command: type) -> dict[str, list[Option]]:
 
 
 def read_option(field: Field[Any], kind: Any, about: str) -> Option:  # noqa: ANN401 - any field's type
-    """Return what help says about a field of a command or of its options."""
+    """Return a field of a command or of its options in the form that help shows."""
     notes = kind.__metadata__ if get_origin(kind) is Annotated else ()
     named = next((note for note in notes if getattr(note, "name", None)), None)  # renamed by tyro.conf.arg
     name = (named.name if named else field.name).replace("_", "-")

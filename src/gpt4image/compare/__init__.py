@@ -1,1 +1,1 @@
-"""Does text help? Arms x seeds, compared seed by seed. `records` imports no torch."""
+"""Comparisons of training with and without text: arms x seeds, paired by seed. `records` does not import torch."""

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import optuna
 
 RANGE = 10.0  # settings are searched from a tenth of the recipe's value to ten times it
-EPOCHS_RANGE = 2  # likewise the epochs, from half to twice
+EPOCHS_RANGE = 2  # the epochs are searched from half the recipe's value to twice it
 SMALLEST_WEIGHT_DECAY = 0.01  # in place of 0, which has no logarithm
 LEAST_SHARE = 0.1  # smallest share of soft labels
 PARTS = 10  # parts of a training; trials are compared after each, because they differ in their epochs
@@ -250,7 +250,7 @@ class ArmStudy:
         return {name: _round(value) for name, value in self._study.best_trial.params.items()}
 
     def summary(self) -> str:
-        """Say what was found."""
+        """Summarise the best settings and the trials."""
         pruned = sum(trial.state.name == "PRUNED" for trial in self._study.trials)
         values = ", ".join(f"{name} {in_words(value)}" for name, value in self.best().items())
         return f"{values} ({percent(self._study.best_value)}; {self.done} trials, {pruned} stopped early)"

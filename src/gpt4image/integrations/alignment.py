@@ -25,7 +25,7 @@ class TextAlignment(nn.Module):
     Args:
         model: maps images to logits; its output may have any form.
         targets: the text vectors of the training set.
-        weight: weight lambda of the loss beside the cross-entropy.
+        weight: weight lambda of the loss relative to the cross-entropy.
         loss: the alignment loss, or its name.
         projector: kind of projector (`Projector`).
         classifier: the model's last layer; by default that of `get_classifier()` (timm), or the last linear layer.

@@ -137,7 +137,7 @@ def text_labels(
     return found
 
 
-def soft_cross_entropy(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:  # noqa: ANN401 - logits, or what holds them
+def soft_cross_entropy(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:  # noqa: ANN401 - logits, or an object with them
     """Return the cross-entropy with class probabilities [B, C] or class numbers [B], a scalar.
 
     It can be passed to transformers as `Trainer(compute_loss_func=soft_cross_entropy)`.

@@ -279,7 +279,7 @@ def picture_of(entry: Any) -> DatasetImage:  # noqa: ANN401 - an entry of any da
 
 
 def pictures_of_table(data: Any) -> Iterator[DatasetImage]:  # noqa: ANN401 - a `datasets.Dataset`
-    """Yield the encoded images of a `datasets.Dataset`, one after the other."""
+    """Yield the encoded images of a `datasets.Dataset` in order."""
     import datasets
 
     columns = [name for name, feature in data.features.items() if isinstance(feature, datasets.Image)]

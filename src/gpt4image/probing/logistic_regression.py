@@ -320,7 +320,7 @@ class _Span:
         chosen = np.asarray(vectors[rows], dtype=np.float64)
         mean = chosen.mean(axis=0)
         if not np.isfinite(mean).all():
-            return None  # the fit says so
+            return None  # the fit raises the error
         chosen -= mean
         spread, turned = _main_axes(chosen @ chosen.T)
         places = turned * np.sqrt(spread)
@@ -345,7 +345,7 @@ def turn_to_axes(vectors: np.ndarray) -> np.ndarray:
     """
     mean = vectors.mean(axis=0, dtype=np.float64)
     if not np.isfinite(mean).all():
-        return np.asarray(vectors, dtype=np.float32)  # the fit says so
+        return np.asarray(vectors, dtype=np.float32)  # the fit raises the error
     if len(vectors) <= vectors.shape[1]:
         centred = vectors - mean
         spread, turned = _main_axes(centred @ centred.T)

@@ -1,4 +1,4 @@
-"""Check descriptions before they are used: bad texts, likely label errors, and what texts know beyond the model."""
+"""Check descriptions before use: bad texts, likely label errors, and what the texts add to the image features."""
 
 from gpt4image.quality.check import CHECK_FILE, CheckSettings, check_descriptions
 

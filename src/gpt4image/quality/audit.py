@@ -99,7 +99,7 @@ def count_undescribed(images: ImageTable, known: np.ndarray) -> int:
 
 
 class Judgement:
-    """What the texts say about the labels of training and validation images.
+    """The evidence of the texts on the labels of training and validation images.
 
     Args:
         known: the images, n of them.

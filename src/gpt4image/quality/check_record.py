@@ -63,7 +63,7 @@ class Finding(Record):
 
     Attributes:
         kind: the check.
-        severity: what it asks of the user.
+        severity: what the user has to do.
         title: the problem in a few words.
         explanation: what it means, one sentence.
         advice: the remedy.
@@ -149,7 +149,7 @@ class ClassKnowledge(Record):
 
 
 class Knowledge(Record):
-    """How well texts and frozen image features predict the class, alone and together. All numbers are out-of-fold.
+    """How well texts and frozen image features predict the class, separately and together. All numbers are out-of-fold.
 
     Attributes:
         images: images that were classified: those with a label, a text and enough others of their class.
@@ -167,7 +167,7 @@ class Knowledge(Record):
         per_class: the classes, in the order of their labels.
         verdict: whether the texts know more or less than the image features.
         title: the verdict in a sentence.
-        advice: what follows from it.
+        advice: what to do about it.
         backbone: the backbone of the image features and the source of its weights.
         encoder: the text encoder.
     """
@@ -223,7 +223,7 @@ class QualityReport(Record):
         models: texts by model, as requested.
         served_models: texts by model, as the servers named it.
         prompts: texts by prompt.
-        language: expected language, ISO 639-1; None if too few texts are long enough to tell.
+        language: expected language, ISO 639-1; None if too few texts are long enough to determine it.
         encoder: the text encoder, None if texts were not encoded.
         words: words of the shortest text, the median, and the longest.
         findings: the findings, in the order of `FindingKind`.

@@ -37,7 +37,7 @@ class TextReader:
     Attributes:
         images: the images of the texts.
         encoder: the text encoder.
-        workdir: holds the vectors.
+        workdir: the work directory with the vectors.
         long_text: what to do with texts longer than the encoder reads.
         batch_size: batch size of the encoder.
     """

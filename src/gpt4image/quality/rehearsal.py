@@ -29,7 +29,7 @@ PROBE_STRENGTH = 30.0  # hardly regularised, to memorise wrong labels as network
 TOLERANCE = 1e-4
 FEW = 0.05  # share of images without a label from which labels count as few
 HALF = "half"
-MORE_LABELS = 20  # labels per class whose worth is estimated
+MORE_LABELS = 20  # additional labels per class whose gain is estimated
 
 
 class Rehearsal(Record):

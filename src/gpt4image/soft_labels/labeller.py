@@ -53,8 +53,8 @@ def label_by_vectors(
     The classifier is a softmax regression on the mean of an image's text vectors. It is cross-fitted: neither the image
     nor any image that shares a text with it is in the training rows of the model that labels it. Validation and test
     images are not used. Training images without a label are labelled by the mean of all models. Images without a text
-    get no soft label, nor do images that are alone in their class. The labels are recomputed when images, given labels,
-    texts, encoders or settings have changed.
+    get no soft label, nor do images that are the only one of their class. The labels are recomputed if images, given
+    labels, texts, encoders or settings have changed.
 
     Args:
         images: the images.

@@ -37,7 +37,7 @@ class SetLabelling:
         recall: share of the given labels that are found from texts, out of fold.
         per_class: precision and recall of each class; None where the denominator is zero.
         noise: how given labels, absent and present, arise from true ones, the same for all classes; None if there are
-            too few to tell, or texts are not shown to predict labels better than the classes' shares.
+            too few to estimate, or texts are not shown to predict labels better than the classes' shares.
         estimate: share of wrong labels among the given ones, present and absent; None where `noise` is.
     """
 

@@ -139,7 +139,7 @@ class LabelLayout(Layout):
 
 
 class SoftLabels:
-    """Class probabilities by image id. Opens instantly and copies nothing, whatever its size.
+    """Class probabilities by image id. Stores of any size open instantly, without copying.
 
     Args:
         folder: a complete store.

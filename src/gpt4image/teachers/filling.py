@@ -134,7 +134,7 @@ class Outputs:
             batch_size=None,  # the dataset makes whole batches
             num_workers=self.loading.workers,
             pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # leaves the global one alone
+            generator=torch.Generator(),  # so that the global one is not used
         )
         for rows, images, faults in loader:
             self.faults += faults

@@ -137,7 +137,7 @@ class RunTeacher(ImageTeacher):
         name: the teacher's name, as the user writes it.
 
     Raises:
-        StoreError: the folder holds neither.
+        StoreError: the folder contains neither.
         ConfigError: the exported model is damaged.
     """
 

@@ -94,7 +94,7 @@ def run_description(data: DataOptions, options: DescribeOptions, work: Path, con
 
 
 def run_estimate(data: DataOptions, options: DescribeOptions, work: Path) -> Estimate:
-    """Estimate what all descriptions will take from a few, which are kept."""
+    """Estimate the cost and time of all descriptions from a few, which are kept."""
 
     def measure(job: DescribeJob) -> Estimate:
         found = estimate(job, sizes=SIZES)

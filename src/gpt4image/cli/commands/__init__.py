@@ -1,7 +1,7 @@
 """The commands, one class each: its fields are the options; `run` makes one library call and prints the result, as text
 (`console.show`, `console.write`) and as the one JSON object of `--json` (`console.result`), whose keys `KEYS` explains.
 
-`--help` shows the options named in `SHORT`, where a class has one; its docstring's first line is shown in the overview.
+`--help` shows only the options named in `SHORT`, if a class has one; the overview shows the docstring's first line.
 """
 
 from typing import ClassVar, Protocol
@@ -17,7 +17,7 @@ from gpt4image.cli.commands.train import Advise, Compare, Recipes, Report, Runs,
 class Command(Protocol):
     """A command with its options.
 
-    `KEYS` says what the keys of its JSON object mean.
+    `KEYS` explains the keys of its JSON object.
     """
 
     KEYS: ClassVar[dict[str, str]]

@@ -41,7 +41,7 @@ def text_groups(texts: Sequence[CheckedText]) -> np.ndarray:
 
 @dataclass
 class CheckContext:
-    """The texts under check, and what checks compare them with.
+    """The texts under check, and the data that checks compare them with.
 
     Attributes:
         texts: N texts.
@@ -99,7 +99,7 @@ class Check:
 
     Attributes:
         kind: its name, as `--drop` and `--retry` take it.
-        severity: what it asks of the user.
+        severity: what the user has to do.
         title: the problem in a few words.
         explanation: what it means.
         advice: the remedy.

@@ -10,7 +10,7 @@ from gpt4image.core.errors import ConfigError
 from gpt4image.core.registry import unknown_name
 from gpt4image.quality.words import split_words
 
-MIN_WORDS = 5  # shorter texts say too little about their language
+MIN_WORDS = 5  # the language of shorter texts is too uncertain
 
 # Lead of another language over the expected one, in nats per square root of bytes. Scores of a naive Bayes model grow
 # with the length of a text and their noise with its square root, so one margin suits all lengths. Measured with
