@@ -19,7 +19,7 @@ from gpt4image.train.recipe import public_name
 from gpt4image.train.run import TrainedRun, load_backbone
 
 SECONDS = 1.0  # spent on measuring the speed
-BATCH_ON_CPU, BATCH_ON_GPU = 8, 64  # images at a time
+BATCH_ON_CPU, BATCH_ON_GPU = 8, 64  # images per batch
 UNKNOWN = "unknown: see where it comes from"
 OF_TEXTS = "see the provider's terms for what the model writes"
 HUB = "https://huggingface.co/"

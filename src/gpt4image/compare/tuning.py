@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 RANGE = 10.0  # settings are searched from a tenth of the recipe's value to ten times it
 EPOCHS_RANGE = 2  # the epochs are searched from half the recipe's value to twice it
-SMALLEST_WEIGHT_DECAY = 0.01  # in place of 0, which has no logarithm
+SMALLEST_WEIGHT_DECAY = 0.01  # in place of 0, whose range would be empty
 LEAST_SHARE = 0.1  # smallest share of soft labels
 PARTS = 10  # parts of a training; trials are compared after each, because they differ in their epochs
 STARTUP_TRIALS = 5  # first trials, which are never stopped early
@@ -188,7 +188,7 @@ class ArmStudy:
         if not self._study.trials:
             start = {found.name: getattr(spec.recipe, found.name) for found in ranges}
             self._study.enqueue_trial({name: value or SMALLEST_WEIGHT_DECAY for name, value in start.items()})
-        for trial in self._study.trials:  # of a process that was killed
+        for trial in self._study.trials:  # those of a process that was killed
             if trial.state == optuna.trial.TrialState.RUNNING:
                 self._study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
                 self._study.enqueue_trial(trial.params, user_attrs=trial.user_attrs)

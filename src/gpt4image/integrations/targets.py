@@ -144,7 +144,7 @@ def text_targets(
         DescriptionError: no image has a text.
     """
     images = image_table(data)
-    options = TextOptions(encoder=(encoder,), orphan_texts="skip")  # often only some images are in a dataset
+    options = TextOptions(encoder=(encoder,), orphan_texts="skip")  # a dataset may have only some of the images
     if isinstance(texts, str | Path):
         if EmbeddingLayout(Path(texts)).manifest.exists():
             return TextTargets(EmbeddingStore(texts), images.ids)

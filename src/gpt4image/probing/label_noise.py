@@ -143,7 +143,7 @@ def estimate_noise(
         found.append(shares(fit_noise_model(parts, given, weights=counts, start=model), counts))
     means, spread = shares(model, np.ones(len(given))), np.std(found, axis=0, ddof=1)
     surest = np.exp(model.posterior(parts, given)).max(axis=1)
-    # resampling covers which labels are given, but not whether the likeliest class is the true one
+    # resampling varies the given labels, right and wrong ones, but not whether the likeliest class is the true one
     spread[1] = np.hypot(spread[1], np.sqrt((surest * (1 - surest)).sum()) / len(given))
     reach = stats.t.ppf((1 + CONFIDENCE) / 2, RESAMPLES - 1) * spread
     centre = np.clip(

@@ -137,7 +137,7 @@ def make_report(
         try:
             with console.doing(f"Loading {backbone.name}"):
                 backbone.build()  # fails on unknown names before the slow part
-        except WeightsError as error:  # the texts can be checked all the same
+        except WeightsError as error:  # the texts can still be checked
             backbone, no_weights = None, str(error)
     encoder = None if settings.encoder is None else load_encoder(settings.encoder, precision=settings.embed_precision)
     facts, prompts = ImageFacts(images), _known_prompts(settings.prompt_file)

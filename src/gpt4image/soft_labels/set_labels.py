@@ -220,7 +220,7 @@ def label_sets_by_texts(
     layout = SetLayout(folder)
     with exclusive(layout.lock, f"the text labels in {folder}", wait=True):
         if SetLayout(layout.building).manifest.exists():
-            replace_folder(layout.building, layout.folder)  # a writer was killed just before
+            replace_folder(layout.building, layout.folder)  # the writer was killed just before this
         try:
             there = SetLabels(folder)
         except StoreError:

@@ -204,7 +204,7 @@ class DescribeExport(OutputOptions):
         from gpt4image.workflows.check import run_export
 
         if self.hub.push:
-            hub_token(self.hub.push)  # before the work
+            hub_token(self.hub.push)  # fails before the work if there is none
         found = run_export(
             self.source,
             self.work,
