@@ -16,7 +16,7 @@ from gpt4image.images.sources.folders import FileReader, inspect_file, is_hidden
 from gpt4image.images.sources.listing import ColumnNames, Listing, ListingBuilder
 from gpt4image.images.splits import splits_of_files
 
-LARGEST = 2**53  # largest range of integers that a float holds exactly
+LARGEST = 2**53  # integers below this are exact as floats
 
 
 def find_coco_files(folder: Path) -> list[Path]:
