@@ -12,6 +12,7 @@ def test_rows_are_aligned_on_a_terminal_and_tab_separated_elsewhere(capsys, monk
     write_rows(rows)
     assert capsys.readouterr().out.splitlines()[0] == "\t".join(rows[0])
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
     write_rows(rows)
     shown = capsys.readouterr().out.splitlines()
     assert shown[0] == "class     cat     train 5"

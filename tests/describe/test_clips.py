@@ -72,4 +72,4 @@ def test_estimate_states_the_frames_and_measures_what_they_cost(clip_set, tmp_pa
     assert few.fields()["frames"] == 2 and few.remaining == many.remaining == 10
     assert many.tokens_in - few.tokens_in == pytest.approx(4 * 255, abs=2)  # a tile each, in the stub's tokens
     assert many.dollars() > few.dollars()
-    assert "the frames of a clip and their question read" in "\n".join(few.lines())
+    assert "input tokens of the frames of a clip and their question" in "\n".join(few.lines())

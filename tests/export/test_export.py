@@ -123,7 +123,7 @@ def test_other_labels_than_those_of_the_training_are_said(run, images, tmp_path,
     export_model(run, changed, tmp_path / "other", onnx=False)
     said = " ".join(capsys.readouterr().err.split())
     count = len(images) - len(images.split("test"))
-    assert f"other images, labels or splits than {images.source} has: {count} images were given another label" in said
+    assert f"other images, labels or splits than {images.source}: {count} images were given another label" in said
 
 
 def test_int8_without_onnx_is_refused(run, images, tmp_path):

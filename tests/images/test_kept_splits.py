@@ -109,7 +109,7 @@ def test_split_without_any_image_left_is_refused(root, work):
     before = splits_of(load_images(root, work=work))
     for path in (path for path, split in before.items() if split == "validation"):
         (root / path).unlink()
-    with pytest.raises(DataError, match=r"No validation image of .*csv is left. Delete that file"):
+    with pytest.raises(DataError, match=r"None of the validation images in .*csv is left. Delete that file"):
         load_images(root, work=work)
 
 

@@ -130,7 +130,10 @@ def test_images_of_coco_have_the_categories_of_their_objects(photos):
     ("changes", "said"),
     [
         ({"annotations": [{"image_id": 5, "category_id": 7}]}, "annotation 0: image_id 5 is not among its images"),
-        ({"annotations": [{"image_id": 100, "category_id": 1}]}, "annotation 0: category_id 1 is none"),
+        (
+            {"annotations": [{"image_id": 100, "category_id": 1}]},
+            "annotation 0: category_id 1 is not among its categories",
+        ),
         ({"categories": [{"id": 7}]}, "category 0: .* has no name"),
         ({"images": [{"id": 1}]}, "image 0: .* has no file_name"),
         ({"categories": None}, "captions: name the file with text"),
@@ -177,7 +180,7 @@ def test_rows_with_broken_labels_are_named(photos, changes, said):
 
 def test_flags_other_than_0_and_1_are_named(photos):
     (photos / "images.csv").write_text("path,a,b\n00.png,1,0\n01.png,2,1\n")
-    with pytest.raises(DataError, match="line 3: column 'a' holds '2'"):
+    with pytest.raises(DataError, match="line 3: column 'a' has '2'"):
         load_images(photos / "images.csv", label_columns=("a", "b"))
     with pytest.raises(DataError, match="label_columns 'c' does not exist"):
         load_images(photos / "images.csv", label_columns=("a", "c"))

@@ -208,11 +208,12 @@ class ErrorClassifier:
             model: the requested model.
             of_picture: the call sent a picture, to which a first 403 may object: others are tried before the job stops.
         """
+        found = self._by_words(call, model) or self._by_status(call, model)
         if of_picture and call.status == 403 and not call.says(ACCOUNT):
             self._forbidden += 1
-            if not self.answered and self._forbidden < MOST_FORBIDDEN and self._by_words(call, model) is None:
+            if isinstance(found, DescribeError) and not self.answered and self._forbidden < MOST_FORBIDDEN:
                 return RequestFailedError(f"{REFUSED} (403)", call.detail, retryable=True)
-        return self._by_words(call, model) or self._by_status(call, model)
+        return found
 
     def _by_words(self, call: FailedCall, model: str) -> Exception | None:  # noqa: PLR0911 - one per meaning
         """Return the error if something other than the status identifies it, else None."""

@@ -51,7 +51,7 @@ def test_folder_in_a_bucket_is_fetched_once(memory, tmp_path, capsys, monkeypatc
     assert found.source == "memory://bucket/photos" and set(found.rows["path"].to_pylist()) == set(
         here.rows["path"].to_pylist()
     )
-    assert "fetching 8 files of 8" in capsys.readouterr().err
+    assert "downloading 8 files of 8" in capsys.readouterr().err
     monkeypatch.setattr(remote, "_fetch", lambda *_: pytest.fail("fetched twice"))
     assert len(load_images("memory://bucket/photos", work=tmp_path / "work")) == 8
 
@@ -69,11 +69,11 @@ def test_interrupted_fetch_resumes_and_changed_files_are_fetched_again(memory, t
         patch.setattr(remote, "_fetch", fails_at_fourth)
         load_images("memory://bucket/photos", work=tmp_path)
     load_images("memory://bucket/photos", work=tmp_path)
-    assert "fetching 5 files of 8" in capsys.readouterr().err
+    assert "downloading 5 files of 8" in capsys.readouterr().err
     memory.pipe("/bucket/photos/cat/000.png", memory.cat("/bucket/photos/dog/003.png") + b"\n")
     memory.rm("/bucket/photos/dog/001.png")
     assert len(load_images("memory://bucket/photos", work=tmp_path)) == 7
-    assert "fetching 1 file of 7" in capsys.readouterr().err
+    assert "downloading 1 file of 7" in capsys.readouterr().err
 
 
 def test_tar_and_captions_on_a_web_server(server, tmp_path):
@@ -126,7 +126,7 @@ def test_images_of_a_table_of_addresses_are_fetched_once(server, tmp_path, capsy
     folder, address = server
     table, names = url_table(folder, address)
     found = load_images(table, work=tmp_path / "work", **ALL_TRAIN)
-    assert "fetching 8 images of 8" in capsys.readouterr().err
+    assert "downloading 8 images of 8" in capsys.readouterr().err
     here = load_images(folder / "photos", **ALL_TRAIN)
     assert found.classes == here.classes and set(found.rows["id"].to_pylist()) == set(here.rows["id"].to_pylist())
     assert [path.partition("?")[0] for path in found.rows["path"].to_pylist()] == [
@@ -148,7 +148,7 @@ def test_images_that_cannot_be_fetched_are_left_out_and_tried_again(server, tmp_
     assert "1 image could not be downloaded; run the same command to try again" in capsys.readouterr().err
     write(folder / "photos" / "dog" / "late.png", noise(77))
     assert len(load_images(table, work=tmp_path / "work", **ALL_TRAIN)) == 9
-    assert "fetching 1 image of 9" in capsys.readouterr().err
+    assert "downloading 1 image of 9" in capsys.readouterr().err
 
 
 def test_label_studio_export_of_addresses_is_fetched(server, tmp_path):
