@@ -85,9 +85,9 @@ def test_classes_of_a_teacher_match_in_composed_and_decomposed_characters(images
 
 def test_other_classes_and_invalid_teachers_are_rejected(images, run_teacher, resnet, tmp_path):
     other = replace(images, classes=("blue", "green", "violet"))
-    with pytest.raises(ConfigError, match=r"other classes.*does not know: violet\. The images have no: red\. Take"):
+    with pytest.raises(ConfigError, match=r"other classes.*does not know: violet\. The images have no: red\. Use"):
         label_images(other, run_teacher, tmp_path / "labels")
-    with pytest.raises(ConfigError, match=r"does not know: violet\. Take"):
+    with pytest.raises(ConfigError, match=r"does not know: violet\. Use"):
         label_images(replace(images, classes=(*images.classes, "violet")), run_teacher, tmp_path / "labels")
     with pytest.raises(ConfigError, match="gives features, not logits: embed_images"):
         label_images(images, resnet, tmp_path / "labels")

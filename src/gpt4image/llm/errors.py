@@ -208,10 +208,12 @@ class ErrorClassifier:
             model: the requested model.
             of_picture: the call sent a picture, to which a first 403 may object: others are tried before the job stops.
         """
-        found = self._by_words(call, model) or self._by_status(call, model)
+        by_words = self._by_words(call, model)
+        found = by_words or self._by_status(call, model)
         if of_picture and call.status == 403 and not call.says(ACCOUNT):
             self._forbidden += 1
-            if isinstance(found, DescribeError) and not self.answered and self._forbidden < MOST_FORBIDDEN:
+            stops = by_words is None and isinstance(found, DescribeError)
+            if stops and not self.answered and self._forbidden < MOST_FORBIDDEN:
                 return RequestFailedError(f"{REFUSED} (403)", call.detail, retryable=True)
         return found
 
