@@ -144,7 +144,7 @@ def test_command_asks_before_it_spends(image_set, tmp_path):
         assert "money: $" in unattended.stderr and "--budget" in unattended.stderr
         assert paid_for(server) == 8
         estimate = forked_python([*arguments, "--estimate"])
-        assert "28 descriptions (measured on 8)" in estimate.stdout
+        assert "28 descriptions (estimated from 8)" in estimate.stdout
         confirmed = forked_python([*arguments, "--yes"])
         assert "28 descriptions written" in confirmed.stdout
         assert set(server.paid_by_mark.values()) <= {1, 2}
