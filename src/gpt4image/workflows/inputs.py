@@ -49,7 +49,6 @@ def check_names(
         MissingExtraError: the library of an encoder or a teacher is not installed.
         StoreError: a run named as a teacher does not exist.
     """
-    from gpt4image.embed.encoders import check_encoder
     from gpt4image.images.sources.detect import near
 
     weights = [Path(recipe.checkpoint)] if recipe is not None and recipe.checkpoint else []
@@ -61,10 +60,12 @@ def check_names(
         is_path = len(source.parts) > 1 or source.suffix.casefold() in TEXT_SUFFIXES  # otherwise it may be a column
         if is_path and not source.exists() and not re.search(r"[*?\[{]|^[\w-]+:/", name):
             raise DescriptionError(f"Descriptions {name}: the file does not exist. {near(source)}".rstrip())
-    for name in text.encoder if text.text != NO_TEXT else ():
-        check_encoder(name)
     teachers = text.teachers if isinstance(text, GuidanceOptions) else ()
     require_teachers(teachers)
+    from gpt4image.embed.encoders import check_encoder  # loads torch: what needs none is checked before
+
+    for name in text.encoder if text.text != NO_TEXT else ():
+        check_encoder(name)
     if teachers:
         from gpt4image.teachers.models import check_teacher
 

@@ -24,6 +24,7 @@ from gpt4image.core.workdir import WorkDir
 from gpt4image.descriptions.class_texts import with_named_classes
 from gpt4image.images.open import open_images
 from gpt4image.images.sources.detect import require_source
+from gpt4image.train.identity import require_teachers
 from gpt4image.workflows.arm_inputs import ArmInputs
 from gpt4image.workflows.inputs import (
     check_names,
@@ -212,6 +213,7 @@ def run_training(
         track: experiment trackers.
         labeller: how labels are made for arms whose labels replace given ones.
     """
+    require_teachers(text.teachers)  # before torch is loaded
     from gpt4image.compare.plan import RunMaker, Variant
     from gpt4image.train.processes import loader_workers, on_this_machine
     from gpt4image.train.run import CHECKPOINT_SECONDS, begin_run
@@ -286,10 +288,10 @@ def run_comparison(
         runs_at_once: runs that are trained at once, each in a process of its own with its share of the threads.
     """
     workdir, options = WorkDir(work), options or ArmOptions()
-    new = None if workdir.comparison.exists() else recipe  # a finished comparison needs no timm
-    check_names(text, options.labeller.classes, crop_text=data.crop_text, recipe=new)
     for source in options.measures.transfer:
         require_source(source)
+    new = None if workdir.comparison.exists() else recipe  # a finished comparison needs no timm
+    check_names(text, options.labeller.classes, crop_text=data.crop_text, recipe=new)
     from gpt4image.compare.experiments import check_experiment_name, read_sweep
     from gpt4image.compare.finished import find_finished, hash_inputs, save_finished
     from gpt4image.train.spec import add_controls
