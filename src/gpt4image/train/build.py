@@ -376,7 +376,7 @@ def judged_rows(images: ImageTable, guidance: Guidance) -> np.ndarray:
     rows = rows[np.logical_or.reduce([images.is_labelled[rows], *told])]
     if not len(rows):
         raise TrainingError(f"{images.source} has no labelled validation images.")
-    if unlabelled := np.count_nonzero(~images.is_labelled[rows]):
+    if unlabelled := int((~images.is_labelled[rows]).sum()):
         say(f"{counted(unlabelled, 'validation image')} without a label: judged by text labels.", "yellow")
     return rows
 
