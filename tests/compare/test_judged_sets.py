@@ -91,6 +91,7 @@ def test_texts_of_noise_get_no_credit(tmp_path):
     text = write_set(tmp_path / "images", counts, (), lambda _, generator: " ".join(generator.choice(WORDS, 6)))
     comparison = judge(tmp_path / "images", text, ("described", "shuffled"))
     found = verdict(comparison)
-    assert found.kind in ("equal", "undecided") and found.controls == ""
+    assert found.kind != "better"  # to align with noise may cost accuracy; by how much depends on the processor
+    assert "better than the control" not in found.controls
     assert [control.reference for control in comparison.controls] == ["shuffled"]
     assert comparison.controls[0].low < 0
