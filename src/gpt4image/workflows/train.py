@@ -24,7 +24,6 @@ from gpt4image.core.workdir import WorkDir
 from gpt4image.descriptions.class_texts import with_named_classes
 from gpt4image.images.open import open_images
 from gpt4image.images.sources.detect import require_source
-from gpt4image.train.identity import require_teachers
 from gpt4image.workflows.arm_inputs import ArmInputs
 from gpt4image.workflows.inputs import (
     check_names,
@@ -213,16 +212,16 @@ def run_training(
         track: experiment trackers.
         labeller: how labels are made for arms whose labels replace given ones.
     """
-    require_teachers(text.teachers)  # before torch is loaded
-    from gpt4image.compare.plan import RunMaker, Variant
-    from gpt4image.train.processes import loader_workers, on_this_machine
-    from gpt4image.train.run import CHECKPOINT_SECONDS, begin_run
     from gpt4image.train.spec import ARMS, RunInputs
-    from gpt4image.train.tracking import Tracking
 
     uses_text, labeller = ARMS.load(arm).uses_text, labeller or LabelOptions()
     named = text if uses_text else replace(text, text="none")
     check_names(named, labeller.classes, crop_text=data.crop_text, recipe=recipe)
+    from gpt4image.compare.plan import RunMaker, Variant
+    from gpt4image.train.processes import loader_workers, on_this_machine
+    from gpt4image.train.run import CHECKPOINT_SECONDS, begin_run
+    from gpt4image.train.tracking import Tracking
+
     workdir = WorkDir(work)
     tracking = Tracking(tuple(track), workdir.tracking) if track else None
     with first_process(recipe):
