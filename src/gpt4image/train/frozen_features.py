@@ -16,7 +16,7 @@ from gpt4image.images.table import ImageTable
 from gpt4image.train.backbone import build_backbone, check_image_size
 from gpt4image.train.data import ImageInputs
 from gpt4image.train.frozen import FeatureCache
-from gpt4image.train.processes import order_channels
+from gpt4image.train.processes import fold_batch_norms, order_channels
 from gpt4image.train.recipe import Recipe
 from gpt4image.train.transforms import Normalization, evaluated_view, preprocessing
 
@@ -90,7 +90,10 @@ def frozen_features(
         model = MeanOverFrames(model)
     identity = digest(backbone.name, hash_weights(model.state_dict()), repr(sorted(config.items())))
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = order_channels(model.to(device), torch.channels_last)
+    sample = torch.linspace(-2, 2, 6 * backbone.image_size**2).view(2, 3, backbone.image_size, backbone.image_size)
+    if images.frames is not None:
+        sample = sample[:, None]
+    model = order_channels(fold_batch_norms(model, sample).to(device), torch.channels_last)
     cache = FeatureCache(model, folder / identity[:16], identity, device, Normalization.of(config), batch_size)
     features = cache.fill("pooled", ImageInputs(images, rows, evaluated_view(config))).features
     if features.ndim != 2 or not np.isfinite(features).all():
