@@ -79,7 +79,7 @@ CASES = (
         "40% wrong labels",
         "two in five training labels are made wrong",
         ("text-labels", "image-labels"),
-        5,
+        8,
         SimulationOptions(label_noise=0.4),
     ),
     DemoCase("all-labels", "All labels, clean", "none is removed or changed", ("described",), 3),
