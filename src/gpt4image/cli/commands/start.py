@@ -31,7 +31,7 @@ class Demo(OutputOptions):
     work: Path = Path("gpt4image-demo")
     """Work directory; an interrupted demo resumes there."""
     seeds: Count | None = None
-    """Number of draws of the labels in every case; each draw also seeds the training. Default: 3 to 5, depending on the
+    """Number of draws of the labels in every case; each draw also seeds the training. Default: 3 to 8, depending on the
     case."""
 
     runs_at_once: Count | None = None
