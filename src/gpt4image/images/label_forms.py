@@ -42,7 +42,18 @@ UNCLEAR = re.compile(
     "tbd|todo|unspecified|unassigned|-1)>?",
     re.IGNORECASE,
 )
-INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
+# Marks without width; and characters that look like a hyphen, an apostrophe, a quotation mark or a space.
+INVISIBLE = re.compile(
+    "[\u00ad\u034f\u061c\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff\U000e0000-\U000e01ef]"
+)
+LOOK_ALIKES = {
+    "-": re.compile("[\u02d7\u058a\u05be\u1806\u2010-\u2015\u2043\u2212\u2796\u2e3a\u2e3b\ufe58\ufe63\uff0d]"),
+    "'": re.compile(
+        "[`\u00b4\u02b9\u02bb-\u02be\u02c8\u02ca\u02cb\u0374\u055a\u05f3\u2018-\u201b\u2032\u2035\ua78c\uff07\uff40]"
+    ),
+    '"': re.compile("''|[\u00ab\u00bb\u02ba\u02ee\u05f4\u201c-\u201f\u2033\u2036\u275d\u275e\u301d-\u301f\uff02]"),
+    " ": re.compile("[\u115f\u1160\u2800\u3164\uffa0]"),
+}
 SCIENTIFIC = re.compile(r"[-+]?\d+(?:\.\d*)?e[-+]?\d{1,2}", re.IGNORECASE)  # as NumPy writes numbers
 LIST = re.compile(r"\[.*\]|\{.*\}|\(.*,.*\)")  # as Python or JSON writes several values
 
@@ -53,7 +64,7 @@ def check_label_forms(listing: Listing, source: str) -> None:
         alike = find_alike(list(listing.classes))
         if alike:
             raise DataError(
-                f"{source}: the labels look like one class in several spellings: {', '.join(map(repr, alike))}. Use "
+                f"{source}: the labels look like one class in several spellings: {', '.join(map(quote, alike))}. Use "
                 "one spelling for each class. If they are different classes, set unusual_labels to keep "
                 "(--unusual-labels keep)."
             )
@@ -85,7 +96,7 @@ def check_label_forms(listing: Listing, source: str) -> None:
     else:
         _report_unclear(listing.classes, counts.tolist())
         return
-    examples = ", ".join(map(repr, shown[:SHOWN]))
+    examples = ", ".join(map(quote, shown[:SHOWN]))
     raise DataError(
         f"{source}: the labels look like {looks}, not like classes: {len(classes):,} different ones of "
         f"{counted(images, 'image')}, such as {examples}. {remedy}. If they are classes, set "
@@ -152,19 +163,44 @@ def is_joined(name: str, classes: Collection[str]) -> bool:
 
 
 def find_alike(classes: list[str]) -> list[str]:
-    """Return the first class names that differ only in case, width, spaces, marks without width or forms of a
-    number; letters alone may differ in case.
+    """Return the first class names that differ only in case, width, spaces, marks without width, characters that look
+    the same or forms of a number; letters alone may differ in case.
 
     >>> find_alike(["Sea_lion", "sea lion", "otter"]), find_alike(["01", "1.0e+00"]), find_alike(["a", "A"])
     (['Sea_lion', 'sea lion'], ['01', '1.0e+00'], [])
     """
     groups: dict[str, list[str]] = {}
     for name in classes:
-        words = re.sub(r"[\s_]+|(?<=\w)-+(?=\w)", " ", INVISIBLE.sub("", unicodedata.normalize("NFKC", name))).strip()
+        words = re.sub(r"[\s_]+|(?<=\w)-+(?=\w)", " ", plain_characters(name)).strip()
         plain = words.casefold() if len(words) > 1 else words
         plain = f"{float(plain):g}" if SCIENTIFIC.fullmatch(plain) else re.sub(r"^0+(?=\d)", "", plain)
         groups.setdefault(plain, []).append(name)
     return next((group for group in groups.values() if len(group) > 1), [])
+
+
+def plain_characters(name: str) -> str:
+    """Return a name without marks that have no width, and with one character for all that look like it.
+
+    A name of one character is kept: it may be a class of symbols.
+
+    >>> plain_characters("T\u2010shirt"), plain_characters("driver\u2019s\u00a0seat"), plain_characters("s\u200bea")
+    ('T-shirt', "driver's seat", 'sea')
+    """
+    name = INVISIBLE.sub("", name)
+    if len(name) > 1:
+        for plain, others in LOOK_ALIKES.items():  # before NFKC, which takes some of them apart
+            name = others.sub(plain, name)
+    return unicodedata.normalize("NFKC", name)
+
+
+def quote(name: str) -> str:
+    """Return a name in quotation marks, with escapes for the marks and characters that `plain_characters` replaces.
+
+    >>> print(quote("Caf\u00e9"), quote("T\u2010shirt"))
+    'Caf\u00e9' 'T\\u2010shirt'
+    """
+    pattern = "|".join(each.pattern for each in (INVISIBLE, *LOOK_ALIKES.values()))
+    return re.sub(pattern, lambda found: found[0].encode("unicode_escape").decode(), repr(name))
 
 
 def shared_folders(listing: Listing) -> list[str]:

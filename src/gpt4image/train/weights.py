@@ -102,7 +102,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             "Save only the weights: torch.save(model.state_dict(), FILE)."
         ) from None
     except Exception as error:  # each reader raises its own exceptions
-        reason = re.split(r"\. In PyTorch|\. This is an internal", first_line(error))[0]  # advice on the call itself
+        # Without advice on the call itself, and without what a reader of pickles says of a text: one byte, as a number.
+        reason = re.split(r"\. In PyTorch|\. This is an internal", first_line(error))[0]
+        reason = "it is no archive of torch.save" if reason.isdecimal() else reason
         raise ConfigError(
             f"{path} cannot be read as model weights: {reason}. It may be truncated or have another format: save only "
             "the weights, torch.save(model.state_dict(), FILE)."

@@ -3,6 +3,8 @@ import pickle
 import re
 import unicodedata
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from gpt4image import load_descriptions
@@ -206,6 +208,16 @@ def test_metadata_with_labels(tmp_path):
         "gone.png": "the file does not exist (metadata.jsonl line 10)",
         "unnamed.png": "not named in the metadata",
     }
+
+
+def test_metadata_that_names_few_of_the_images_is_pointed_out(tmp_path, capsys):
+    class_folders(tmp_path, {"x": 4, "y": 4})
+    rows = {"file_name": ["x/000.png", "y/000.png", "y/001.png"], "text": ["a", "b", "c"]}
+    pq.write_table(pa.table(rows), tmp_path / "metadata.parquet")
+    assert len(load_images(tmp_path, validation_share=0, test_share=0)) == 3
+    said = capsys.readouterr().err.replace("\n", " ")
+    assert "metadata.parquet: names only 3 of the 8 images" in said
+    assert "add rows for them, or move the table out of the folder" in said
 
 
 def test_metadata_in_split_folders_with_labels_from_folders(tmp_path):

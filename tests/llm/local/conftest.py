@@ -65,9 +65,14 @@ def reference(tiny_vlm) -> Callable:
 def batches(monkeypatch) -> list[dict]:
     """Record every call of `generate`: inputs, model (weakly), and tokens at the end.
 
-    Requests made at the same time share a batch, however long it takes to open their pictures.
+    Requests made at the same time share a batch, however long it takes to open their pictures: these are opened one
+    after the other, before the first batch is put together.
     """
-    monkeypatch.setattr(client, "GATHER_SECONDS", 0.25)
+
+    async def call_now(function: Callable, *arguments: object) -> object:
+        return function(*arguments)
+
+    monkeypatch.setattr(client.asyncio, "to_thread", call_now)
     seen, generate = [], LlavaForConditionalGeneration.generate
 
     def watched(self, **inputs):

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
+from gpt4image.core.console import say
 from gpt4image.core.errors import DataError
 from gpt4image.core.tables import LABEL_COLUMNS, PATH_COLUMNS, TABLE_SUFFIXES, Row, Table, pick_column
+from gpt4image.images.decode import IMAGE_SUFFIXES
 from gpt4image.images.sources.folders import (
     FetchedImages,
     FileReader,
@@ -106,10 +108,19 @@ def list_metadata_folder(root: Path, files: Sequence[Path], columns: ColumnNames
         split = entry.split or (require_split(path.parts[0], entry.where) if divided else "train")
         class_folder = next(iter(path.parts[divided:-1]), None)
         builder.add(str(path), entry.label if manifest.label_column else class_folder, split, row, found.key)
+    unnamed = 0
     for found in walk(root):
         if found.path not in named:
+            unnamed += Path(found.path).suffix.casefold() in IMAGE_SUFFIXES
             reason = "not named in the metadata" if is_image_name(found.path) else "not an image"
             builder.ignore(found.path, found.fault or reason)
+    if unnamed > len(builder.images):
+        say(
+            f"{', '.join(file.name for file in files)}: names only {len(builder.images):,} of the "
+            f"{len(builder.images) + unnamed:,} images in {root}. If the others belong to the set, add rows for them, "
+            "or move the table out of the folder.",
+            "yellow",
+        )
     if columns.labelled and not builder.has_labels:
         raise DataError(
             f"{files[0]} has no label column and its images are not in class folders. Add a column `label`, or name "
