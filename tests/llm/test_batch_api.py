@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from gpt4image.llm.base import RequestFailedError
 from gpt4image.llm.batch_api import BatchServer, read_report, read_result
 from gpt4image.llm.chat import read_answer
 from gpt4image.llm.credentials import ApiKey
@@ -50,6 +51,45 @@ def test_line_with_a_number_of_thousands_of_digits_is_read():
     line = f'{{"custom_id": "k", "response": {{"status_code": 200, "body": {body}}}}}'
     result = read_result(line.encode(), KEY)
     assert result is not None and result.failure is None and read_answer(result.body).text == "A cat."
+
+
+CHOICE = {"choices": [{"message": {"content": "A cat."}}]}
+MESSAGE = {"type": "message", "content": [{"type": "text", "text": "A cat."}]}
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        CHOICE,
+        {"body": CHOICE},
+        {"status_code": "200", "body": CHOICE},
+        {"status_code": 200, "body": json.dumps(CHOICE)},
+    ],
+)
+def test_answer_in_a_result_line_of_another_form_is_read(response):
+    result = read_result(json.dumps({"custom_id": "k", "response": response}).encode(), KEY)
+    assert result.failure is None and read_answer(result.body).text == "A cat."
+
+
+@pytest.mark.parametrize(
+    ("rest", "form"),
+    [
+        ({"result": {"type": "succeeded", "message": MESSAGE}}, "Anthropic's messages"),
+        ({"response": {"status_code": 200, "body": MESSAGE}}, "Anthropic's messages"),
+        ({"response": {"candidates": [{"content": {"parts": [{"text": "A cat."}]}}]}}, "Gemini's own API"),
+        ({"response": {"status_code": 200, "body": {"object": "response", "output": []}}}, "OpenAI's responses"),
+    ],
+)
+def test_result_line_of_another_api_names_it(rest, form):
+    result = read_result(json.dumps({"custom_id": "k", **rest}).encode(), KEY)
+    with pytest.raises(RequestFailedError, match=form):
+        read_answer(result.body)
+
+
+def test_failed_result_line_of_anthropic_gives_the_reason():
+    line = {"custom_id": "k", "result": {"type": "errored", "error": {"type": "overloaded_error", "message": "Busy"}}}
+    failure = read_result(json.dumps(line).encode(), KEY).failure
+    assert (failure.status, failure.detail) == (529, "Busy")
 
 
 @pytest.mark.parametrize("end", [10**400, -1, 1.5, "2026", None])

@@ -55,7 +55,7 @@ FaultKind = AnswerKind | ErrorKind | CutKind
 
 ANSWERS, ERRORS, CUTS = (frozenset(get_args(kinds)) for kinds in (AnswerKind, ErrorKind, CutKind))
 LINE_KINDS = ANSWERS | ERRORS | {"truncated", "missing"}
-OTHER_KINDS = {"status", "rate_limit", "wrong_key", "slow", "cut", "cut_body", "truncated", "html", "die"}
+OTHER_KINDS = {"status", "rate_limit", "wrong_key", "body", *CUTS} - {"missing", "packed"}
 
 
 @dataclass(frozen=True)

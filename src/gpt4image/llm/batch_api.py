@@ -15,7 +15,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -23,13 +23,14 @@ from urllib.parse import quote
 from gpt4image.core.console import say
 from gpt4image.core.errors import DescribeError
 from gpt4image.llm.base import RateLimitedError, RequestFailedError
-from gpt4image.llm.body import parse_body, parse_json, unwrap
+from gpt4image.llm.body import parse_body, parse_json, read_body, unwrap
 from gpt4image.llm.chat import Body, str_or_none
 from gpt4image.llm.credentials import ApiKey, check_address, check_environment
-from gpt4image.llm.error_body import error_object
-from gpt4image.llm.errors import ErrorClassifier, FailedCall, failed_body, read_error_body, read_failure
+from gpt4image.llm.error_body import error_object, plain_words, server_message
+from gpt4image.llm.errors import ErrorClassifier, FailedCall, bounded, failed_body, read_error_body, read_failure
 
 if TYPE_CHECKING:
+    import httpx2
     from openai import OpenAI
 
 ENDPOINT = "/v1/chat/completions"
@@ -47,8 +48,7 @@ CHUNK_BYTES = 2**16
 PAGE = 100
 DAY = 86400.0
 
-# A server may list a wrong file size: after this many short downloads, accept the file as it is.
-MAX_SHORT_DOWNLOADS = 3
+MAX_SHORT_DOWNLOADS = 3  # a server may list a wrong file size: then accept the file as it is
 
 Json = Mapping[str, Any]
 
@@ -160,8 +160,8 @@ class BatchServer:
         timeout = Timeout(UPLOAD_SECONDS, connect=CONNECT_SECONDS)
         with path.open("rb") as content:
             file = (name, content, "application/jsonl")  # the SDK streams an open file
-            found = self._call(lambda: self._client.files.create(file=file, purpose="batch", timeout=timeout))
-        return id_of({"id": getattr(found, "id", None)})
+            files = self._client.files.with_raw_response  # what the SDK makes of another content type is no file
+            return id_of(self._json(lambda: files.create(file=file, purpose="batch", timeout=timeout).http_response))
 
     def find_upload(self, name: str, size: int) -> str | None:
         """Return the id of the file that was uploaded under this name."""
@@ -178,7 +178,7 @@ class BatchServer:
             "completion_window": "24h",
             "metadata": {MARK: ticket},
         }
-        return id_of(self._json(lambda: self._client.post("/batches", cast_to=object, body=body)))
+        return id_of(self._ask("post", "/batches", body=body))
 
     def find(self, file: str, ticket: str) -> str | None:
         """Return the id of the batch that was created with our ticket."""
@@ -213,12 +213,12 @@ class BatchServer:
             with self._client.files.with_streaming_response.content(file) as response:
                 yield from response.iter_bytes(CHUNK_BYTES)
         except Exception as error:  # whatever the SDK raises
-            raise self._classify(error) from None
+            raise self._classify(read_failure(error, self.key)) from None
 
     def delete(self, file: str) -> None:
         """Delete a file, if it exists. If the server refuses, tell the user and leave it."""
         try:
-            self._json(lambda: self._client.delete(f"/files/{file}", cast_to=object))
+            self._ask("delete", f"/files/{file}")
         except MissingError:
             return
         except DescribeError as error:
@@ -235,23 +235,30 @@ class BatchServer:
             query["after"] = id_of(rows[-1])
 
     def _get(self, path: str, **query: str | int) -> Json:
-        return self._json(lambda: self._client.get(path, cast_to=object, options={"params": query}))
+        return self._ask("get", path, options={"params": query})
 
-    def _json(self, call: Callable[[], object]) -> Json:
-        found = parse_json(self._call(call))
+    def _ask(self, method: str, path: str, **arguments: Body) -> Json:
+        from openai import HttpxBinaryResponseContent
+
+        call = partial(getattr(self._client, method), path, cast_to=HttpxBinaryResponseContent, **arguments)
+        return self._json(lambda: call().response)
+
+    def _json(self, call: Callable[[], httpx2.Response]) -> Json:
+        """Return the object in the body of a response, whatever its headers say; an error in it is raised."""
+        try:
+            found = read_body(call(), "id")
+        except Exception as error:  # whatever the SDK raises
+            raise self._classify(read_failure(error, self.key)) from None
+        if isinstance(found, Mapping) and not {"id", "data"}.isdisjoint(found):  # a failed batch names errors, too
+            return found
+        if failed := read_error_body(found, self.key):
+            raise self._classify(failed)
         if not isinstance(found, Mapping):
-            raise TryLaterError("unreadable answer")
+            raise TryLaterError(unreadable(found))
         return found
 
-    def _call(self, call: Callable[[], object]) -> object:
-        try:
-            return call()
-        except Exception as error:  # whatever the SDK raises
-            raise self._classify(error) from None
-
-    def _classify(self, error: Exception) -> Exception:  # noqa: PLR0911 - one per error above
-        """Return the error of this module for an exception of the SDK."""
-        call = read_failure(error, self.key)
+    def _classify(self, call: FailedCall) -> Exception:  # noqa: PLR0911 - one per error above
+        """Return the error of this module for a failed call."""
         if call.code == QUEUE_FULL:
             return QueueFullError(call.detail)
         if call.status in (404, 405, 501):
@@ -354,18 +361,24 @@ def request_line(key: str, body: Body) -> bytes:
 
 def read_result(line: bytes, key: ApiKey) -> Result | None:
     """Read a line of an output or error file, with the key removed; None if it names no request."""
-    values = parse_body(line)
+    values = parse_body(line, "custom_id")
     name = values.get("custom_id") if isinstance(values, Mapping) else None
     if not isinstance(name, str):
         return None
-    response = values.get("response")
+    response = values.get("response") or values.get("result")  # the latter is Anthropic's
     if not isinstance(response, Mapping):
         return Result(name, failure=failed_body(None, values.get("error"), key))
-    status, body = response.get("status_code"), unwrap(parse_json(response.get("body")))
-    if status == 200:
+    status, whole = response.get("status_code", 200), None if "status_code" in response else response
+    body = unwrap(parse_json(response.get("body") or response.get("message") or whole))
+    if str(status) == "200":
         return Result(name, body, read_error_body(body, key))
     known = status if isinstance(status, int) and 100 <= status < 600 else None
     return Result(name, failure=failed_body(known, error_object(body), key))
+
+
+def unreadable(found: Any) -> str:  # noqa: ANN401 - whatever a server sends
+    """Return the reason for an answer that is no object of the batch interface."""
+    return f"unreadable answer ({bounded(server_message(found) or plain_words(found)) or 'empty'})"
 
 
 def time_in(batch: Json, name: str) -> int | None:
@@ -383,5 +396,5 @@ def id_of(found: Json) -> str:
     """Return the server's id of an object. Raise TryLaterError if it has none."""
     name = found.get("id")
     if not isinstance(name, str) or not name:
-        raise TryLaterError("unreadable answer")
+        raise TryLaterError(unreadable(found))
     return name

@@ -43,7 +43,7 @@ def keep_packed(response: httpx2.Response) -> None:
         response.headers[PACKED] = packing
 
 
-def read_body(response: httpx2.Response) -> Any:  # noqa: ANN401 - whatever a server sends
+def read_body(response: httpx2.Response, field: str = "choices") -> Any:  # noqa: ANN401 - whatever a server sends
     """Return what is in the body of a response, unpacked as its header says if that is true."""
     import httpx2
 
@@ -52,13 +52,14 @@ def read_body(response: httpx2.Response) -> Any:  # noqa: ANN401 - whatever a se
         data = httpx2.Response(
             200, headers={"content-encoding": response.headers.get(PACKED, "")}, content=data
         ).content
-    return parse_body(data)
+    return parse_body(data, field)
 
 
-def parse_body(data: bytes) -> Any:  # noqa: ANN401 - whatever a server sends
+def parse_body(data: bytes, field: str = "choices") -> Any:  # noqa: ANN401 - whatever a server sends
     """Return the JSON of a response, else its text, whatever headers say about type, encoding and packing.
 
-    An answer that comes in events, or inside another object, is put into the form of one that does not.
+    An answer that comes in events, or inside another object, is put into the form of one that does not. It has the
+    given field.
     """
     if data.startswith(GZIP_MARK):
         with suppress(OSError, EOFError, zlib.error):
@@ -71,17 +72,17 @@ def parse_body(data: bytes) -> Any:  # noqa: ANN401 - whatever a server sends
     if isinstance(body, str) and (events := EVENT.findall(text)):
         body = join_events([event for event in map(parse_json, events) if isinstance(event, Mapping)]) or body
     if isinstance(body, str) and isinstance(inside := parse_json(text[text.find("{") :]), Mapping):
-        body = inside if "choices" in inside else body  # what stands before and behind is a wrapping
-    return unwrap(body)
+        body = inside if field in inside else body  # what stands before and behind is a wrapping
+    return unwrap(body, field)
 
 
-def unwrap(body: Any) -> Any:  # noqa: ANN401 - whatever a server sends
+def unwrap(body: Any, field: str = "choices") -> Any:  # noqa: ANN401 - whatever a server sends
     """Return the answer in a list of one, or in a field of an object that is none itself; else the body."""
     if isinstance(body, list) and len(body) == 1:
         body = body[0]
-    if isinstance(body, Mapping) and "choices" not in body:
+    if isinstance(body, Mapping) and field not in body:
         inner = (body.get(name) for name in ("result", "data", "response", "body", "output"))
-        return next((each for each in inner if isinstance(each, Mapping) and "choices" in each), body)
+        return next((each for each in inner if isinstance(each, Mapping) and field in each), body)
     return body
 
 

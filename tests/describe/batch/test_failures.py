@@ -229,6 +229,15 @@ def test_moderated_first_picture_fails_alone(image_set, tmp_path):
     assert (tally.failures, tally.answered) == ({"refused by the server (403)": 1}, IMAGES - 1)
 
 
+@pytest.mark.parametrize("endpoint", ["batches", "upload", "create"])
+def test_error_of_a_call_with_status_200_is_told(image_set, tmp_path, endpoint):
+    text = '{"error": {"message": "Your credit balance is too low", "type": "billing_error"}}'
+    with StubServer(Scenario(faults=(Fault("body", on=endpoint, text=text),))) as server:
+        with pytest.raises(DescribeError, match=r"no credit left.*Your credit balance is too low"):
+            batched(image_set, tmp_path, server.base_url)
+        assert count(server.log, endpoint) == 1
+
+
 @pytest.mark.parametrize("endpoint", ["batches", "upload"])
 def test_server_without_batch_interface_is_reported(image_set, tmp_path, endpoint):
     missing, reason = Fault("status", on=endpoint, status=404), r"no batch interface.*Use another describer"
@@ -280,6 +289,7 @@ TROUBLES = {
     "cut short unnoticed": [Fault("truncated", on=on, every=2) for on in ("batch", "content")],
     "pages": [Fault("html", on=on, probability=0.4) for on in ("upload", "batch", "delete", "file")],
     "busy": [Fault("rate_limit", on=on, every=2, seconds=0.1) for on in ("upload", "create", "batch", "content")],
+    "other content types": [Fault("plain", on=on) for on in ("upload", "create", "batch", "files", "file")],
     "lost requests": [Fault("cut", on="create", numbers=(1, 3))],
     "lost answers": [Fault("truncated", on="create", numbers=(1, 2, 3, 4))],
 }
