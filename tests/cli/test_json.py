@@ -53,7 +53,9 @@ def test_every_command_prints_the_keys_that_its_help_explains(
     monkeypatch.chdir(tmp_path)
     shutil.copytree(image_set, "photos")
     shutil.copy(descriptions_file, "captions.jsonl")
-    weights = timm.create_model("test_resnet", num_classes=3).state_dict()
+    create_model = timm.create_model
+    weights = create_model("test_resnet", num_classes=3).state_dict()
+    monkeypatch.setattr(timm, "create_model", lambda *names, **options: print(names) or create_model(*names, **options))
     Path("classes.txt").write_text("red\nblue\n")
     save_file({name: tensor.contiguous() for name, tensor in weights.items()}, "weights.safetensors")
     done = {}
@@ -80,6 +82,24 @@ def test_json_of_an_error_names_it_on_both_outputs(tmp_path, capsys):
     assert set(found) == {"error", "kind"}
     assert found["kind"] == "StoreError"
     assert "".join(captured.err.split()) == "".join(f"error: {found['error']}".split())
+
+
+def test_json_of_a_wrong_command_line_is_an_error_too(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["images", "photos", "--no-such-option", "--json"])
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["kind"] == "ConfigError"
+    assert "--no-such-option" in captured.err
+
+
+@pytest.mark.parametrize(("options", "shown"), [((), True), (("--quiet",), False)])
+def test_what_libraries_print_is_no_result(options, shown, monkeypatch, capsys):
+    details = COMMANDS["recipes"].run
+    monkeypatch.setattr(COMMANDS["recipes"], "run", lambda command: print("welcome") or details(command))
+    assert main(["recipes", "fine-tune", *options]) == 0
+    captured = capsys.readouterr()
+    assert "welcome" not in captured.out and "batch_size" in captured.out
+    assert ("welcome" in captured.err) == shown
 
 
 def test_quiet_command_prints_its_result_and_warnings_only(image_set, tmp_path, capsys):

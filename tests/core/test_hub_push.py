@@ -58,6 +58,7 @@ def test_push_by_xet_replaces_what_an_earlier_one_by_lfs_left(hub, folder):
     first = push(folder, "tester/set", hub.url, kind="dataset")
     assert first.stdout.strip() == f"{hub.url}/datasets/tester/set", first.stderr
     assert TOKEN not in first.stdout + first.stderr
+    assert "Upload" not in first.stderr  # no bar where there is no terminal
     (folder / "data" / "b.bin").rename(folder / "data" / "c.bin")
     (folder / "data" / "c.bin").write_bytes(bytes(range(255, -1, -1)))
     second = push(folder, "tester/set", hub.url, kind="dataset", HF_HUB_DISABLE_XET="0")

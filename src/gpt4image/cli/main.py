@@ -15,7 +15,7 @@ from typing import Any
 
 from gpt4image.cli.commands import COMMANDS, Command
 from gpt4image.cli.commands.train import RecipeCommand
-from gpt4image.core.console import command_output, doing, result, say
+from gpt4image.core.console import command_output, doing, only_results, result, say
 from gpt4image.core.errors import ConfigError, Gpt4ImageError
 from gpt4image.core.format import wrap
 from gpt4image.core.invocation import (
@@ -34,6 +34,8 @@ from gpt4image.train.recipe import Recipe, read_toml
 
 HELP, HELP_ALL = ("-h", "--help"), "--help-all"
 HELP_WORDS = ("help", "usage", "-help", "-?")
+
+WRONG = 2  # exit status for a wrong command line
 
 # Options that were renamed. They are no longer accepted, but the error names the new one.
 RENAMED = {"--class-was-told": "--class-in-prompt", "--no-class-was-told": "--no-class-in-prompt"}
@@ -60,7 +62,7 @@ def run(arguments: list[str]) -> int:
         source = getattr(command, "source", None)
         if isinstance(source, DataOptions):
             images.enter_context(invoked_on(source.words(), getattr(command, "work", WORK)))
-        with doing("Starting"):
+        with only_results(), doing("Starting"):
             return command.run() or 0
     except BrokenPipeError:  # the reader, such as head, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -70,6 +72,10 @@ def run(arguments: list[str]) -> int:
         say(f"error: {message}", style="red")
         result(error=message, kind=type(error).__name__)
         return 1
+    except SystemExit as ended:
+        if ended.code == WRONG:  # tyro has said on standard error what is wrong
+            result(error="the command line is wrong: standard error says why", kind=ConfigError.__name__)
+        raise
     except KeyboardInterrupt:
         say("Stopped. Run the same command again to resume.")
         return 130
@@ -102,7 +108,7 @@ def parse(arguments: list[str]) -> Command:
     """
     if not arguments or arguments[0] in (*HELP, HELP_ALL):
         print(overview())
-        raise SystemExit(0 if arguments else 2)
+        raise SystemExit(0 if arguments else WRONG)
     if arguments[0] == "--version":
         print(f"gpt4image {version('gpt4image')}")
         raise SystemExit(0)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import shutil
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 
-from gpt4image.core.console import write
+from gpt4image.core.console import is_terminal, write
 from gpt4image.core.format import columns, printable
 
 WIDEST = 32  # widest cell that sets a column's width; in wide terminals, half of the terminal's width
@@ -34,11 +33,11 @@ class GrowingTable:
     @property
     def is_aligned(self) -> bool:
         """Whether it is read by people rather than programs."""
-        return sys.stdout.isatty() and not self.as_csv
+        return is_terminal() and not self.as_csv
 
     def write(self, rows: Sequence[Sequence[str]]) -> None:
         """Print further rows."""
-        if self.as_csv and not sys.stdout.isatty():
+        if self.as_csv and not is_terminal():
             lines = [list(row) for row in rows]
         else:
             lines = [[printable(cell) for cell in row] for row in rows]

@@ -15,11 +15,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib.util import find_spec
-from typing import cast
+from pathlib import Path
+from typing import TextIO, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
@@ -45,10 +46,12 @@ class Output:
     Attributes:
         progress: whether progress lines are drawn in a terminal or notebook.
         json: whether the result is a JSON object in place of text.
+        results: where results go, if not to standard output.
     """
 
     progress: bool = True
     json: bool = False
+    results: TextIO | None = None
 
 
 _output = Output()
@@ -85,6 +88,22 @@ def command_output(*, json: bool = False, quiet: bool = False) -> Iterator[None]
         _output = before
         logger.handlers, logger.propagate = handlers, propagate
         logger.setLevel(level)
+
+
+@contextmanager
+def only_results() -> Iterator[None]:
+    """Keep standard output for results: what libraries print goes to standard error, or nowhere without progress."""
+    with ExitStack() as stack:
+        elsewhere = sys.stderr if _output.progress else stack.enter_context(Path(os.devnull).open("w"))
+        _output.results = sys.stdout
+        stack.callback(setattr, _output, "results", None)
+        stack.enter_context(redirect_stdout(elsewhere))
+        yield
+
+
+def is_terminal() -> bool:
+    """Whether results go to a terminal."""
+    return (_output.results or sys.stdout).isatty()
 
 
 class _ConsoleHandler(logging.Handler):
@@ -155,7 +174,7 @@ def write(text: str) -> None:
     """Print text on standard output as it is: rows of a table, or a command to copy."""
     _hush()
     if not _output.json and not console.quiet:
-        print(text)
+        print(text, file=_output.results)
 
 
 def write_command(command: str) -> None:
@@ -172,7 +191,8 @@ def result(**fields: object) -> None:
     if _output.json and not console.quiet:
         from pydantic_core import to_jsonable_python
 
-        print(json.dumps(to_jsonable_python(fields, inf_nan_mode="null", fallback=lambda array: array.tolist())))
+        found = to_jsonable_python(fields, inf_nan_mode="null", fallback=lambda array: array.tolist())
+        print(json.dumps(found), file=_output.results)
 
 
 def ask(question: str) -> str:

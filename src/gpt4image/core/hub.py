@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from functools import cache
 from typing import Any
 
-from gpt4image.core.console import say
+from gpt4image.core.console import is_drawn, say
 from gpt4image.core.errors import causes, first_line
 
 SECONDS = 4.0  # time to wait for the hub's first answer
@@ -50,7 +50,8 @@ def hub_access() -> Iterator[None]:
         logging.getLogger(name).setLevel(logging.ERROR)
     fault = find_fault()
     if fault is None:
-        yield
+        with hub_progress():
+            yield
         return
     try:
         with offline():
@@ -59,6 +60,18 @@ def hub_access() -> Iterator[None]:
         if not any(isinstance(each, OSError) for each in causes(error)):
             raise
         raise HubError(f"the Hugging Face hub does not answer ({fault}), and there is no copy in its cache") from error
+
+
+@contextmanager
+def hub_progress() -> Iterator[None]:
+    """Let the hub's library draw its progress bars only where progress is drawn."""
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    with ExitStack() as stack:
+        if not is_drawn() and not are_progress_bars_disabled():
+            disable_progress_bars()
+            stack.callback(enable_progress_bars)
+        yield
 
 
 def require_model(name: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from gpt4image.core.errors import ConfigError, PushError, causes, first_line
+from gpt4image.core.hub import hub_progress
 from gpt4image.core.options import PushOptions
 
 TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
@@ -60,13 +61,14 @@ def push_folder(
         place = str(api.create_repo(repo, repo_type=kind, private=private or None, exist_ok=True))
         public = private and not api.repo_info(repo, repo_type=kind).private
         if not public:
-            api.upload_folder(
-                repo_id=repo,
-                repo_type=kind,
-                folder_path=folder,
-                commit_message="Upload by gpt4image",
-                delete_patterns=list(old),
-            )
+            with hub_progress():
+                api.upload_folder(
+                    repo_id=repo,
+                    repo_type=kind,
+                    folder_path=folder,
+                    commit_message="Upload by gpt4image",
+                    delete_patterns=list(old),
+                )
     except Exception as error:  # errors differ by version and by way of uploading
         raise PushError(f"{repo}: {_reason(error, repo).replace(token, '[key]')} {folder} is kept.") from None
     if public:

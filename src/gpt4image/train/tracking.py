@@ -5,8 +5,8 @@ A tracker that fails is dropped, and training continues. Only the main process h
 
 from __future__ import annotations
 
+import io
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -80,7 +80,7 @@ class Tracking:
         tracker = LOGGER_TYPE_TO_CLASS[name](project, **settings)
         if hasattr(tracker, "start"):  # older versions start when they are created
             tracker.start()
-        if name == "wandb" and tracker.tracker.url:
+        if name == "wandb" and not tracker.tracker.offline and tracker.tracker.url:
             say(f"W&B run: {tracker.tracker.url}")
         if name == "mlflow":
             ids[name] = tracker.tracker.info.run_id
@@ -125,7 +125,7 @@ class Trackers:
 
     def _guarded(self, name: str, action: Callable[[], object]) -> None:
         try:
-            with redirect_stdout(sys.stderr):  # some print a greeting to standard output, which belongs to the commands
+            with redirect_stdout(io.StringIO()):  # some print greetings
                 action()
         except Exception as error:  # networks, disks, accounts: no error of a tracker may stop training
             self._open.pop(name, None)
