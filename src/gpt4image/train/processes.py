@@ -132,27 +132,31 @@ def fold_batch_norms(model: nn.Module, inputs: Tensor) -> nn.Module:
     Returns:
         The copy, or the model itself if it has no such pairs or the copy would compute anything else.
     """
-    folded, outputs = copy.deepcopy(model), dict[nn.Conv2d, tuple[Tensor, int]]()
-    pairs, runs = dict[nn.BatchNorm2d, nn.Conv2d](), Counter[nn.Module]()
+    outputs, runs = dict[nn.Conv2d, tuple[Tensor, int]](), Counter[nn.Module]()
+    pairs = dict[nn.BatchNorm2d, nn.Conv2d]()
 
     def see(module: nn.Conv2d | nn.BatchNorm2d, given: tuple[Tensor, ...], output: Tensor) -> None:
         runs[module] += 1
         if isinstance(module, nn.Conv2d):
             outputs[module] = output, output._version  # an operator in between may have changed it in place
             return
-        follows = (conv for conv, seen in outputs.items() if given[0] is seen[0] and given[0]._version == seen[1])
-        if (conv := next(follows, None)) is not None:
-            pairs[module] = conv
+        for conv, (last, version) in outputs.items():
+            if given and given[0] is last and last._version == version:
+                pairs[module] = conv
 
     kinds = (nn.Conv2d, Conv2dSame, nn.BatchNorm2d, BatchNormAct2d)  # not those derived from them, which compute more
-    handles = [module.register_forward_hook(see) for module in folded.modules() if type(module) in kinds]
-    folded(inputs)
+    handles = [module.register_forward_hook(see) for module in model.modules() if type(module) in kinds]
+    expected = model(inputs)
     for handle in handles:
         handle.remove()
+    pairs = {norm: conv for norm, conv in pairs.items() if runs[norm] == runs[conv] == 1}
+    if not pairs:
+        return model
+    copies: dict[int, Any] = {}  # of each module, by the id of the original
+    folded = copy.deepcopy(model, copies)
     for norm, conv in pairs.items():
-        if runs[norm] == runs[conv] == 1:
-            _fold(norm, conv, folded)
-    return folded if same_output(folded(inputs), model(inputs)) else model
+        _fold(copies[id(norm)], copies[id(conv)], folded)
+    return folded if same_output(folded(inputs), expected) else model
 
 
 def _fold(norm: nn.BatchNorm2d, conv: nn.Conv2d, model: nn.Module) -> None:
