@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from gpt4image.core.errors import ConfigError
 
@@ -31,6 +31,11 @@ def largest(*numbers: int, device: torch.device) -> tuple[int, ...]:
     maxima = torch.tensor(numbers, device=device)
     dist.all_reduce(maxima, dist.ReduceOp.MAX)
     return tuple(maxima.tolist())
+
+
+def zero_loss(*modules: nn.Module) -> Tensor:
+    """Return a loss of 0 with a gradient for every weight, which `DistributedDataParallel` expects in each process."""
+    return 0 * torch.stack([weights.sum() for module in modules for weights in module.parameters()]).sum()
 
 
 def gather_rows(local: Tensor, slots: int) -> Tensor:

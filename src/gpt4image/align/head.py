@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from gpt4image.align.distributed import zero_loss
 from gpt4image.align.loss import AlignmentLoss
 from gpt4image.align.pairs import only_known, unit_length
 from gpt4image.align.text import TextAdapter, TextTransform
@@ -130,7 +131,7 @@ class RegionHead(AlignmentHead):
         """Return the loss between the features [R, F] of the known regions and their vectors; nothing is mixed."""
         known = targets.known[self.source].nonzero()[:, 0]
         if len(known) < FEWEST_REGIONS:
-            return projected.sum() * 0
+            return zero_loss(self)
         features: Tensor = self.projector(projected[known])
         loss: Tensor = self.loss(features, self._texts(targets)[known])
         return loss

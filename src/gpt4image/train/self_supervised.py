@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from gpt4image.align.aligned_model import AlignedModel, AlignedOutput, find_classifier
+from gpt4image.align.distributed import zero_loss
 from gpt4image.align.taps import FeatureTap
 from gpt4image.core.errors import ConfigError, MissingExtraError
 
@@ -187,9 +188,7 @@ class PartneredModel(AlignedModel):
         """
         output = super().forward(images, *rest)
         if second is None:
-            # every process expects a gradient of every parameter
-            idle = [part.sum() for part in self.partner.parameters() if part.requires_grad]
-            return output._replace(self_supervised=0 * torch.stack(idle).sum())
+            return output._replace(self_supervised=zero_loss(self.partner))
         self.backbone(second)
         features = self.input_tap.take()
         for tap in self._taps:

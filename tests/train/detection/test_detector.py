@@ -159,6 +159,14 @@ def test_images_whose_boxes_are_not_known_take_no_part_in_the_loss():
     assert nothing.sum() == 0 and nothing.requires_grad
 
 
+@pytest.mark.parametrize("kind", ["retinanet", pytest.param("rt-detr", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("boxes", [torch.nan, -1.0])
+def test_every_weight_has_a_gradient_also_without_a_box(kind, boxes):
+    model = make(kind)
+    model(torch.rand(2, 3, SIZE, SIZE), torch.full((2, 2, 5), boxes)).sum().backward()
+    assert [name for name, weights in model.named_parameters() if weights.grad is None] == []
+
+
 def test_gradient_of_the_alignment_equals_that_of_a_plain_loop():
     model, images = make().double(), torch.rand(4, 3, SIZE, SIZE, dtype=torch.float64)
     vectors = torch.randn(4, 8, dtype=torch.float64)
@@ -337,6 +345,13 @@ def test_regions_are_means_of_the_map_over_their_boxes():
     for feature, cell in ((found[0, 1], maps[0, :, 0, 1]), (found[1, 0], maps[1, :, 1, 0])):
         distances = [(feature - other).norm() for other in (maps[0] if cell is maps[0] else maps).flatten(2)[0].T]
         assert (feature - cell).norm() < max(distances)
+
+
+def test_head_without_known_regions_has_a_gradient_for_every_weight():
+    head = RegionHead(Projector(7, 5), AlignmentLoss("clip", learn_temperature=True))
+    loss = head.align(head(torch.randn(6, 7)), Targets((torch.zeros(6, 5),), (torch.zeros(6, dtype=torch.bool),)))
+    loss.backward()
+    assert loss == 0 and all((weights.grad == 0).all() for weights in head.parameters())
 
 
 def test_gradient_at_region_features_equals_that_of_a_plain_loop():

@@ -68,7 +68,7 @@ def test_images_whose_masks_are_not_known_give_a_loss_of_zero_and_one_that_is_kn
     truth[0] = torch.nan
     loss = model(images, truth)
     loss.sum().backward()
-    assert loss.tolist() == [[0.0]] and all((part.grad == 0).all() for part in model.body.parameters())
+    assert loss.tolist() == [[0.0]] and all((part.grad == 0).all() for part in model.parameters())
 
 
 def test_maps_logits_and_weights_without_decay_are_those_of_the_backbone():

@@ -186,6 +186,11 @@ class RtDetr(FromQueries):
             for width in channels
         )
 
+    def loss(self, pixels: Tensor, labels: list[dict[str, Tensor]]) -> Tensor:
+        """Return the loss, also of images without boxes, for which there is nothing to denoise."""
+        unused: Tensor = self.model.model.denoising_class_embed.weight  # needs a gradient in every process
+        return super().loss(pixels, labels) + 0 * unused.sum()
+
     def best(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the surest pairs of query and class."""
         classes = logits.shape[2]
