@@ -4,6 +4,9 @@ import pytest
 
 from gpt4image.cli.main import main
 from gpt4image.compare.records import Comparison
+from gpt4image.train.tracking import Tracking
+from gpt4image.workflows.train import track_comparison
+from support.report_sample import make_comparison
 
 
 @pytest.mark.slow
@@ -26,3 +29,17 @@ def test_comparison_and_report_reach_the_tracker(image_set, descriptions_file, t
     (tmp_path / "kept").mkdir()
     client.download_artifacts(outcome.info.run_id, "report.html", str(tmp_path / "kept"))
     assert (tmp_path / "kept/report.html").read_bytes() == (tmp_path / "report.html").read_bytes()
+
+
+@pytest.mark.slow
+def test_wandb_gets_every_seed_of_every_arm(tmp_path, monkeypatch):
+    """It ignores figures of steps before the latest, and only says so on standard error."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    (tmp_path / "report.html").write_text("report")
+    comparison = make_comparison()
+    track_comparison(Tracking(("wandb",), tmp_path), comparison, tmp_path / "report.html")
+    (written,) = (tmp_path / "wandb/wandb").glob("offline-run-*/run-*.wandb")
+    content = written.read_bytes()
+    counts = {content.count(f"test_accuracy/{arm.name}".encode()) for arm in comparison.arms}
+    assert len(counts) == 1 and min(counts) >= len(comparison.difference.seeds)
+    assert b"difference/mean" in content

@@ -62,8 +62,10 @@ class Tracking:
         return trackers
 
     def _start(self, name: TrackerName, run: str, ids: dict[str, str], done: int | None) -> Any:  # noqa: ANN401 - untyped library
+        from accelerate import PartialState
         from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
+        PartialState()  # the trackers ask it which process this is; there is none if other processes trained the runs
         folder = self.folder / name
         folder.mkdir(parents=True, exist_ok=True)
         settings: dict[str, Any]
