@@ -1,6 +1,7 @@
 """Comparisons with stand-in labels: every arm, simulated labels by seed, and nothing trained twice."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -87,7 +88,9 @@ def test_finished_comparison_is_not_trained_again_and_its_records_are_the_same(c
 
 
 @pytest.mark.slow
-def test_own_labels_are_those_of_the_baseline_with_the_same_settings(compared, image_set, descriptions_file, tmp_path):
+def test_own_labels_are_those_of_the_baseline_with_the_same_settings(
+    compared, image_set, descriptions_file, tmp_path, capsys
+):
     _, _, before = compared
     work = shutil.copytree(before, tmp_path / "work")
     recipe = replace(open_run(work / "runs/baseline-0").recipe, lr=5e-3)
@@ -102,6 +105,8 @@ def test_own_labels_are_those_of_the_baseline_with_the_same_settings(compared, i
     assert settings["recipe"]["lr"] == recipe.lr
     (record,) = work.glob(f"experiments/{changed.experiment}/experiment.json")
     assert folders["self-training"] in record.read_text()
+    plan = " ".join(capsys.readouterr().err.split())
+    assert re.search(r"text-labels: 1 to train Labels, seed 0: expected to be right: [^;]+ of \d+ new labels", plan)
 
 
 def test_simulation_refuses_soft_labels_of_all_labels_and_arms_without_texts(

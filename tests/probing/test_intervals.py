@@ -6,6 +6,7 @@ from scipy import stats
 
 from gpt4image.probing.intervals import (
     GroupBootstrap,
+    Interval,
     SampleSize,
     exact_paired_test,
     paired_interval,
@@ -68,9 +69,14 @@ def test_more_seeds_do_not_reduce_variation_between_images():
     table = np.random.default_rng(3).standard_normal((1, 10)) + 1e-3 * np.random.default_rng(4).standard_normal(
         (100, 10)
     )
+    table *= 0.3  # the interval stays within -1 and 1
     found = paired_interval(table)
     low, high = stats.ttest_1samp(table.mean(axis=0), 0).confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((low, high), rel=1e-2)
+
+
+def test_two_seeds_that_disagree_give_no_impossible_difference():
+    assert paired_interval(np.repeat([[1.0], [0.0]], 20, axis=1)) == Interval(0.5, -1, 1, "seeds and images")
 
 
 def simulated(generator, mean, seeds, images, seed_spread, image_spread):

@@ -5,7 +5,13 @@ import pytest
 
 from gpt4image.core.errors import ConfigError, DescriptionError
 from gpt4image.probing.calibration import class_shares
-from gpt4image.soft_labels import ClassTexts, SoftLabels, describe_text_labels, label_by_texts
+from gpt4image.soft_labels import (
+    ClassTexts,
+    SoftLabels,
+    describe_text_labels,
+    label_by_texts,
+    summarise_text_labels,
+)
 from gpt4image.soft_labels.labelling import label_rows
 from gpt4image.soft_labels.methods import Examples, likeness
 from support.labelling_parts import WordEncoder, informative_texts, make_store, make_table
@@ -136,6 +142,7 @@ def test_texts_that_know_nothing_label_nothing(tmp_path):
     np.testing.assert_array_equal(labels.find(images.ids) >= 0, few >= 0)
     assert labels.manifest.estimate.abstained == 210
     assert "not shown to predict the classes" in "\n".join(describe_text_labels(labels))
+    assert "no image gets a new one" in summarise_text_labels(labels.manifest.estimate)
 
 
 def test_share_of_wrong_labels_is_not_estimated_from_texts_that_tell_nothing_of_them(tmp_path):

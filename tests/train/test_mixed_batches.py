@@ -99,7 +99,7 @@ def test_text_labels_stand_in_for_missing_labels_and_for_wrong_ones_in_validatio
 
 def test_no_label_at_all_is_enough_with_labels_in_their_place(tmp_path):
     images = make_table([-1] * 30, ["ant", "bee"])
-    with pytest.raises(TrainingError, match="no labelled train images"):
+    with pytest.raises(TrainingError, match=r"No training image of .* has a label"):
         training_rows(images, Guidance(), unlabelled=True)
 
     class AllOfThem:

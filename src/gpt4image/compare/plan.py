@@ -17,6 +17,7 @@ from gpt4image.core import console
 from gpt4image.core.files import digest
 from gpt4image.core.format import counted, duration
 from gpt4image.core.workdir import WorkDir
+from gpt4image.soft_labels import summarise_text_labels
 from gpt4image.train.build import count_steps
 from gpt4image.train.checkpoint import checkpoint_progress
 from gpt4image.train.identity import in_words, settings_digest
@@ -272,6 +273,7 @@ class Plan:
         words: dict[RunState, str] = {"finished": "finished before", "begun": "to resume", "new": "to train"}
         shares = [f"{counts[state]} {words[state]}" for state in words if counts[state]]
         lines = [f"{counted(len(self.runs), 'run')}: {', '.join(shares)}."]
+        arms_told: set[str] = set()
         for variant in self.variants:
             runs = [run for run in self.runs if run.variant is variant]
             states = Counter(run.state for run in runs)
@@ -283,6 +285,11 @@ class Plan:
                 if run.spec and run.state == "new"
                 for change in run.spec.describe_changes(workdir.run(variant.arm, run.seed))
             )
+            made = runs[0].spec.guidance.soft_labels if runs[0].spec and runs[0].variant.arm not in arms_told else ()
+            for estimate in (labels.manifest.estimate for labels in made):
+                if estimate is not None and states["new"]:
+                    arms_told.add(variant.arm)
+                    lines.append(f"    Labels, seed {runs[0].seed}: {summarise_text_labels(estimate)}.")
             if changes:
                 told = list(changes)[:MOST_CHANGES]
                 more = [f"{len(changes) - len(told)} more"] if len(changes) > len(told) else []

@@ -83,10 +83,10 @@ class PairedDifference:
         return cls(mean, (both, seeds_alone), "seeds and images")
 
     def interval(self, confidence: float = CONFIDENCE) -> Interval:
-        """Return the confidence interval of the mean."""
+        """Return the confidence interval of the mean, within -1 and 1, the range of a difference of scores."""
         quantile = (1 + confidence) / 2
         reach = max(float(stats.t.ppf(quantile, degrees)) * error if error else 0.0 for error, degrees in self.errors)
-        return Interval(self.mean, self.mean - reach, self.mean + reach, self.covers)
+        return Interval(self.mean, max(self.mean - reach, -1.0), min(self.mean + reach, 1.0), self.covers)
 
     @property
     def p_value(self) -> float:
@@ -168,7 +168,7 @@ def small_sample_interval(differences: np.ndarray) -> tuple[float, float]:
         differences: float [S, N], N at least 1, as for `paired_interval`.
     """
     interval = paired_interval(_with_discordant_images(differences))
-    return max(interval.low, -1.0), min(interval.high, 1.0)
+    return interval.low, interval.high
 
 
 def _with_discordant_images(differences: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ from gpt4image.soft_labels.report import (
     compare_encoders,
     describe_text_labels,
     report_labels,
+    summarise_text_labels,
     write_label_issues,
 )
 from gpt4image.soft_labels.store import (
@@ -37,6 +38,7 @@ __all__ = [
     "label_by_texts",
     "label_by_vectors",
     "report_labels",
+    "summarise_text_labels",
     "write_label_issues",
     "write_soft_labels",
 ]

@@ -17,7 +17,7 @@ from gpt4image.images.table import ImageTable
 from gpt4image.probing.calibration import LabelQuality, blocks
 from gpt4image.probing.label_issues import find_label_issues
 from gpt4image.soft_labels.labeller import label_by_vectors
-from gpt4image.soft_labels.store import SoftLabels
+from gpt4image.soft_labels.store import LabelEstimate, SoftLabels
 
 SHOWN = 5  # classes that the report lists
 NOT_ESTIMATED = "how many are wrong cannot be estimated from so few labels, or from texts that tell so little of them"
@@ -145,11 +145,7 @@ def describe_text_labels(labels: SoftLabels) -> list[str]:
         f"text labels of {counted(len(labels), 'distinct training and validation image')}: {labels.layout.folder}",
         f"labeller: {known.method}",
     ]
-    if known.accuracy is not None and (known.unlabelled or known.replaced):
-        of = "of the labels, given ones included" if known.replaced else f"of {counted(known.unlabelled, 'new label')}"
-        lines.append(f"expected to be right: {_percent(known.accuracy)} {of}")
-    elif known.accuracy is None:
-        lines.append("without given labels it is unknown how many of the new ones are right: label 10 images per class")
+    lines += expected_to_be_right(known)
     if known.picked:
         right = f", {_percent(known.picks)} right where a label is given" if known.picks else ""
         lines.append(f"the LLM itself picked a class for {counted(known.picked, 'image')}{right}")
@@ -178,6 +174,24 @@ def describe_text_labels(labels: SoftLabels) -> list[str]:
         why = "no class is likely enough, or the texts are not shown to predict the classes"
         lines.append(f"no label: {counted(known.abstained, 'image')}, because {why}")
     return lines
+
+
+def expected_to_be_right(known: LabelEstimate) -> list[str]:
+    """State in a line how many text labels should be right; in none if every label is a given one."""
+    if known.accuracy is None:
+        return ["without given labels it is unknown how many of the new ones are right: label 10 images per class"]
+    if not known.unlabelled and not known.replaced:
+        return []
+    of = "of the labels, given ones included" if known.replaced else f"of {counted(known.unlabelled, 'new label')}"
+    return [f"expected to be right: {_percent(known.accuracy)} {of}"]
+
+
+def summarise_text_labels(known: LabelEstimate) -> str:
+    """Summarise text labels in a sentence, for the plan of a comparison."""
+    if not known.replaced and known.unlabelled <= known.abstained:
+        return "as in the baseline, but without label smoothing: given ones are kept, and no image gets a new one"
+    without = f"{counted(known.abstained, 'image')} without a label"
+    return "; ".join([*expected_to_be_right(known), *([without] if known.abstained else [])])
 
 
 def write_transition(labels: SoftLabels) -> None:

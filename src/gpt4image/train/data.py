@@ -362,7 +362,10 @@ def training_rows(images: ImageTable, guidance: Guidance, unlabelled: bool, ever
     for labels in guidance.soft_labels:
         soft |= labels.find(ids) >= 0
     if not labelled.any() and not (unlabelled and soft.any()):
-        raise TrainingError(f"{images.source} has no labelled train images.")
+        raise TrainingError(
+            f"No training image of {images.source} has a label, as training on labels needs: label some, or let the "
+            "descriptions label them (gpt4image train --arm text-labels)."
+        )
     if everything:
         return in_split
     if not unlabelled:
