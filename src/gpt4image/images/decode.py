@@ -343,8 +343,9 @@ def pillow_errors(name: str) -> Iterator[None]:
     except ImageError:
         raise
     except Exception as error:  # damaged files make Pillow's parsers raise nearly everything
-        reason = " ".join(str(error).split()) or type(error).__name__
-        if "truncated" in reason.lower():
+        said = " ".join(str(error).split())
+        reason = said or f"the file is damaged, or of an unusual kind: convert it to PNG ({type(error).__name__})"
+        if "truncated" in said.lower():
             reason = f"the file is cut off ({reason})"
         raise ImageError(f"{name}: cannot be decoded: {reason}") from error
     finally:

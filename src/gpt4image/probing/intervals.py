@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy import signal, stats
+
+# scipy takes a second to load, which commands that compute no interval should not wait for: functions import it.
 
 CONFIDENCE = 0.95
 POWER = 0.8  # of a planned comparison: the probability that it finds an existing effect
@@ -84,6 +85,8 @@ class PairedDifference:
 
     def interval(self, confidence: float = CONFIDENCE) -> Interval:
         """Return the confidence interval of the mean, within -1 and 1, the range of a difference of scores."""
+        from scipy import stats
+
         quantile = (1 + confidence) / 2
         reach = max(float(stats.t.ppf(quantile, degrees)) * error if error else 0.0 for error, degrees in self.errors)
         return Interval(self.mean, max(self.mean - reach, -1.0), min(self.mean + reach, 1.0), self.covers)
@@ -91,6 +94,8 @@ class PairedDifference:
     @property
     def p_value(self) -> float:
         """The two-sided p-value of a zero mean; below 0.05 exactly where the 95% interval excludes zero."""
+        from scipy import stats
+
         if not self.mean:
             return 1.0
         return max(
@@ -132,6 +137,8 @@ def sample_size(differences: np.ndarray, margin: float = 0.0, comparisons: int =
         margin: largest negligible difference; 0 for none.
         comparisons: number of comparisons to correct for.
     """
+    from scipy import stats
+
     seeds, images = differences.shape
     judged = differences if images >= FEW_IMAGES else _with_discordant_images(differences)
     of_seeds, of_images, rest = mean_squares(judged)[0]
@@ -190,6 +197,8 @@ def exact_paired_test(differences: np.ndarray) -> float:
     >>> round(exact_paired_test(np.array([[1, 1, 1, 1, 1, -1, 0, 0]])), 5)
     0.21875
     """
+    from scipy import signal, stats
+
     sums = np.rint(differences.sum(axis=0)).astype(np.int64)  # [N]
     chances = np.ones(1)  # probability of each sum from -total to total
     for size, images in zip(*np.unique(np.abs(sums[sums != 0]), return_counts=True), strict=True):
@@ -227,6 +236,8 @@ def wilson_interval(share: float, count: float) -> Interval:
         share: share of true values. The mean of several seeds counts as one share, because seeds add no images.
         count: number of values, above 0.
     """
+    from scipy import stats
+
     z = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
     centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     reach = z / (1 + z**2 / count) * (share * (1 - share) / count + z**2 / (4 * count**2)) ** 0.5
@@ -266,6 +277,8 @@ class GroupBootstrap:
 
     def mean(self, values: np.ndarray) -> Interval:
         """Return the mean of values, float [N], with its interval."""
+        from scipy import stats
+
         sums, sizes = np.bincount(self.groups, weights=values), np.bincount(self.groups).astype(np.float64)
         interval = stats.bootstrap(
             (sums, sizes),
@@ -292,6 +305,8 @@ def ratio_interval(counts: np.ndarray, sizes: np.ndarray, groups: np.ndarray) ->
         sizes: float [N], not all 0.
         groups: group of each row, int [N].
     """
+    from scipy import stats
+
     places = np.unique(groups, return_inverse=True)[1].reshape(-1)
     a, b = (np.bincount(places, weights=values) for values in (counts, sizes))
     ratio, taking = a.sum() / b.sum(), int((b > 0).sum())
