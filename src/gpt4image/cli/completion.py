@@ -23,30 +23,45 @@ def completion_script(commands: Mapping[str, type], shell: str) -> str:
         about = str(command.__doc__).splitlines()[0].replace("%", "%%")
         if not second:
             groups[first] = first_words.add_parser(first, help=about, add_help=False)
-            add_options(groups[first], command)
+            several = any(other.startswith(f"{first} ") for other in commands)
+            add_options(groups[first], command, files=not several)
             continue
         if first not in seconds:
             seconds[first] = groups[first].add_subparsers()
         add_options(seconds[first].add_parser(second, help=about, add_help=False), command)
-    return str(shtab.complete(parser, shell))
+    script = str(shtab.complete(parser, shell))
+    if shell == "zsh":
+        for first in seconds:  # its second word may also be a source of images
+            describe = f"_describe 'gpt4image {first} commands' _commands"
+            before, function, body = script.replace(describe, f"{describe}; _files").partition(f"_{first}() {{")
+            images = f"        *) _arguments -C -s $_shtab_gpt4image_{first}_options ;;\n"
+            script = before + function + body.replace("      esac\n", f"{images}      esac\n", 1)
+    return script
 
 
-def add_options(parser: argparse.ArgumentParser, command: type) -> None:
-    """Add the options of a command to a parser that is read only by shtab."""
+def add_options(parser: argparse.ArgumentParser, command: type, *, files: bool = True) -> None:
+    """Add the options of a command, and the files that it takes, to a parser that is read only by shtab."""
     import shtab
 
     for name, about in (("--help", "show the main options"), ("--help-all", "show every option")):
         parser.add_argument(name, action="store_true", help=about)
     for option in (option for options in option_groups(command).values() for option in options):
+        found = re.search(r"\{(.*)\}", option.usage)
+        choices = found[1].split(",") if found else None
+        about = option.about.replace("%", "%%")
         for flag in () if option.positional else flags(option):
-            choices = re.search(r"\{(.*)\}", option.usage)
-            about = option.about.replace("%", "%%")
             if " " not in option.usage.replace(", ", ","):
                 parser.add_argument(flag, action="store_true", help=about)
             else:
-                added = parser.add_argument(flag, help=about, choices=choices[1].split(",") if choices else None)
+                added = parser.add_argument(flag, help=about, choices=choices)
                 if not choices:
                     added.complete = shtab.FILE  # type: ignore[attr-defined] # where shtab looks
+        if option.positional and choices:
+            parser.add_argument(option.name, help=about, choices=choices)
+        elif option.positional and files:
+            more = {"zsh": '_files" "*:file:_files'}  # or zsh completes nothing after the first of them
+            parser.add_argument(option.name, help=about).complete = shtab.FILE | more  # type: ignore[attr-defined]
+            files = False
 
 
 def flags(option: Option) -> list[str]:

@@ -118,7 +118,8 @@ def read_option(field: Field[Any], kind: Any, about: str) -> Option:  # noqa: AN
     about = " ".join((getattr(named, "help", None) or about).split())
     default = "" if "Default:" in about else default_of(field)
     if tyro.conf.Positional in notes:
-        usage = name.upper() if field.default is MISSING else f"[{name.upper()}]"
+        shown = metavar(kind) if metavar(kind).startswith("{") else name.upper()
+        usage = shown if field.default is MISSING else f"[{shown}]"
         return Option(name, usage + " ..." * metavar(kind).endswith(" ..."), about, True)
     about = f"{about} ({default})" if default else about
     if field.type in ("bool", bool):
