@@ -154,8 +154,8 @@ class Doctor(OutputOptions):
 class Completion(OutputOptions):
     """Print a script that completes commands and options in a shell.
 
-    For bash: eval "$(gpt4image completion bash)", for instance in ~/.bashrc. For zsh: eval "$(gpt4image completion zsh)",
-    in ~/.zshrc after compinit.
+    For bash: eval "$(gpt4image completion bash)", for instance in ~/.bashrc.
+    For zsh: eval "$(gpt4image completion zsh)", in ~/.zshrc after compinit.
     """
 
     EXAMPLE: ClassVar = "bash"
