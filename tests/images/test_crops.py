@@ -16,7 +16,7 @@ from gpt4image.images.crops import crop_images, with_box_classes
 from gpt4image.images.open import count_boxes, report_images
 from gpt4image.images.simulate import simulate_labels
 from gpt4image.tasks.detection import pad_boxes
-from gpt4image.train.detection.views import hide_unknown
+from gpt4image.train.annotated_inputs import hide_unknown
 from gpt4image.train.identity import images_digest
 from support.drawings import COLOURS
 from support.scenes import draw_scenes, write_coco

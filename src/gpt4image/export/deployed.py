@@ -77,7 +77,7 @@ class DeployedModel:
             raise ConfigError(f"{folder} holds a {family}: use {other}, or gpt4image predict.")
         frames = FrameChoice.from_name(config["frames"]) if "frames" in config else None
         if frames is not None:
-            from gpt4image.export.clips import open_clip_model
+            from gpt4image.export.clip_model import open_clip_model
 
             network = open_clip_model(config, layout.weights)
         else:
@@ -126,7 +126,7 @@ class DeployedModel:
     def _input(self, path: Path, max_pixels: int) -> Tensor:
         """Return an image [3, H, W], or the frames of a clip [T, 3, H, W], as input of the network."""
         if self.frames is not None:
-            from gpt4image.export.clips import read_input
+            from gpt4image.export.clip_model import read_input
 
             return read_input(path, self.frames, self.transform, max_pixels)
         return self.transform(decode(path.read_bytes(), str(path), max_pixels))
@@ -285,7 +285,7 @@ def named_files(sources: Sequence[Path], *, clips: bool = False) -> list[ImageFi
     """Return the files of `image_files`, or for a model of clips those of `clip_files`. DataError if there are none."""
     others: list[Path] = []
     if clips:
-        from gpt4image.export.clips import clip_files
+        from gpt4image.export.clip_model import clip_files
 
         files = [ImageFile(*found) for found in clip_files(sources, others)]
     else:

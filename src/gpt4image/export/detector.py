@@ -21,9 +21,9 @@ from gpt4image.core.files import atomic_write, write_json
 from gpt4image.export.forms import remove_notes
 from gpt4image.export.measure import Parity
 from gpt4image.images.decode import EncodedImage
+from gpt4image.train.annotated_inputs import BoxView, plain_view
 from gpt4image.train.backbone import apart
 from gpt4image.train.detection.detector import COLUMNS, Detector
-from gpt4image.train.detection.views import BoxView, plain_view
 from gpt4image.train.family import DETECTORS, OnMaps
 from gpt4image.train.transforms import Normalization
 

@@ -143,7 +143,7 @@ def _export_classifier(
     """Write the timm form, or that of a model of clips; return real images and the agreement of both on them."""
     sample = sample_images(run, images)
     if run.frames is not None:
-        from gpt4image.export.clips import export_clips
+        from gpt4image.export.clip_model import export_clips
 
         return sample, export_clips(run, model, layout.weights, layout.config, sample)
     return sample, _export_timm(run, model, layout, sample)

@@ -20,9 +20,9 @@ from gpt4image.export.forms import export_onnx
 from gpt4image.export.measure import Parity, compare_logits
 from gpt4image.images.decode import EncodedImage
 from gpt4image.images.masks import is_background
-from gpt4image.train.detection.views import BoxView, plain_view
+from gpt4image.train.annotated_inputs import BoxView, plain_view
 from gpt4image.train.family import SEGMENTERS
-from gpt4image.train.segmentation.segmenter import Segmenter
+from gpt4image.train.segmenter import Segmenter
 from gpt4image.train.transforms import Normalization
 
 if TYPE_CHECKING:

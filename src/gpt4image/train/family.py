@@ -37,7 +37,7 @@ from gpt4image.train.weights import load_weights, load_whole
 
 if TYPE_CHECKING:
     from gpt4image.train.detection.detector import Detector
-    from gpt4image.train.segmentation.segmenter import Segmenter
+    from gpt4image.train.segmenter import Segmenter
 
 
 class ModelFamily(ABC):
@@ -192,7 +192,7 @@ class Detectors(OnMaps):
 
     def source(self, *parts: Any) -> InputSource:  # noqa: ANN401 - as above
         """Return the detector with its inputs."""
-        from gpt4image.train.detection.views import BoxSource
+        from gpt4image.train.annotated_inputs import BoxSource
 
         return BoxSource(*parts)
 
@@ -204,7 +204,7 @@ class Segmenters(OnMaps):
 
     def options(self, recipe: Recipe) -> dict[str, Any]:
         """Return the options of the backbone, which is dilated where the head wants that and timm can."""
-        from gpt4image.train.segmentation.segmenter import LARGEST_STRIDES
+        from gpt4image.train.segmenter import LARGEST_STRIDES
 
         body = body_of(recipe.backbone)
         options = fitting_options(replace(recipe, backbone=body))
@@ -214,7 +214,7 @@ class Segmenters(OnMaps):
 
     def build(self, recipe: Recipe, classes: int) -> nn.Module:
         """Build a recipe's model, see `ModelFamily.build`; warn if its head gets coarser maps than intended."""
-        from gpt4image.train.segmentation.segmenter import LARGEST_STRIDES
+        from gpt4image.train.segmenter import LARGEST_STRIDES
 
         model, kind = super().build(recipe, classes), self.kind(recipe.backbone)
         if model.stride > (most := LARGEST_STRIDES.get(kind, model.stride)):  # type: ignore[operator]
@@ -224,7 +224,7 @@ class Segmenters(OnMaps):
     def complete(self, body: nn.Module, name: str, classes: int, size: int) -> Segmenter:
         """Return the segmentation model on a backbone."""
         from gpt4image.train.maps import find_levels
-        from gpt4image.train.segmentation.segmenter import Segmenter
+        from gpt4image.train.segmenter import Segmenter
 
         kind = self.kind(name)
         levels = find_levels(body, body_of(name), kind, size)
@@ -233,7 +233,7 @@ class Segmenters(OnMaps):
 
     def source(self, *parts: Any) -> InputSource:  # noqa: ANN401 - as above
         """Return the segmentation model with its inputs."""
-        from gpt4image.train.segmentation.views import MaskSource
+        from gpt4image.train.annotated_inputs import MaskSource
 
         return MaskSource(*parts)
 

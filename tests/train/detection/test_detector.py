@@ -21,8 +21,8 @@ from gpt4image.core.errors import ConfigError
 from gpt4image.images.crops import crop_images
 from gpt4image.images.decode import EncodedImage
 from gpt4image.tasks.box_metrics import image_precisions
+from gpt4image.train.annotated_inputs import augmented_view, plain_view
 from gpt4image.train.detection.detector import DETECTIONS
-from gpt4image.train.detection.views import augmented_view, plain_view
 from gpt4image.train.family import DETECTORS
 from gpt4image.train.run import load_backbone
 from gpt4image.train.transforms import preprocessing, seed_everything

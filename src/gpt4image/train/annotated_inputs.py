@@ -1,4 +1,4 @@
-"""Pictures with boxes as a detector's inputs: square, and augmented so that the boxes stay where the objects are.
+"""Pictures with boxes or masks as inputs: square, and augmented so that these stay where the objects are.
 
 A picture is padded at its right and bottom to a square and resized, so positions in shares of its longer side are
 positions in shares of the input's side. Boxes are float [M, 5]: class, -1 for none, and corners in these shares.
@@ -20,7 +20,8 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from gpt4image.images.decode import EncodedImage
-from gpt4image.images.masks import VOID
+from gpt4image.images.masks import VOID, decode_mask
+from gpt4image.tasks.segmentation import MaskLabel
 from gpt4image.train.data import ImageInputs, Key
 from gpt4image.train.frozen import InputSource
 from gpt4image.train.recipe import Recipe
@@ -28,6 +29,7 @@ from gpt4image.train.transforms import seed_everything
 
 LEAST_CROPPED = 16  # pixels that an image's shorter side must have for it to be cropped
 LEAST_BOX = 1  # pixels that a box must have after cropping
+NO_BOX = np.full((1, 5), -1, np.float32)
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class BoxView:
 
     def __call__(self, image: EncodedImage, key: tuple[int, ...]) -> Tensor:
         """Return the input without its boxes, uint8 [3, S, S]."""
-        return self.with_boxes(image, key, np.full((1, 5), -1, np.float32))[0]
+        return self.with_boxes(image, key, NO_BOX)[0]
 
     def with_boxes(self, image: EncodedImage, key: tuple[int, ...], boxes: np.ndarray) -> tuple[Tensor, Tensor]:
         """Return an input uint8 [3, S, S] and the boxes in it, float32 [M, 5], each in its row; -1 where it is gone.
@@ -189,3 +191,34 @@ def augmented_view(recipe: Recipe, config: dict[str, Any], *, masks: bool = Fals
     more: list[v2.Transform] = [v2.RandomHorizontalFlip(recipe.flip)] if recipe.flip else []
     more += [v2.ColorJitter(jitter, jitter, jitter)] if jitter else []
     return BoxView(plain.size, plain.fill, crop if low < 1 else None, v2.Compose(more) if more else None)
+
+
+class MaskInputs(ImageInputs):
+    """Views of images whose masks and regions follow the augmentation."""
+
+    _view: BoxView
+
+    def batch(self, keys: Sequence[Key], labels: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Return inputs uint8 [B, 3, S, S] and what is true of them, as `tasks.segmentation` packs it."""
+        found = [self._one(*key, label) for key, label in zip(keys, labels, strict=True)]
+        inputs, masks, boxes = zip(*found, strict=True)
+        most = max(map(len, boxes))
+        padded = [torch.cat([each, each.new_full((most - len(each), 5), -1.0)]).flatten() for each in boxes]
+        return torch.stack(inputs), torch.cat([torch.stack(masks).flatten(1), torch.stack(padded)], dim=1)
+
+    def regions(self, labels: Tensor) -> Tensor:
+        """Return the boxes of regions in labels of a batch, float32 [B, M, 5]."""
+        return labels[:, self._view.size**2 :].reshape(len(labels), -1, 5)
+
+    def _one(self, draw: int, position: int, label: MaskLabel | None) -> tuple[Tensor, Tensor, Tensor]:
+        image, key = self._images.encoded(int(self._rows[position])), (self._seed, draw, position)
+        if label is None:
+            pixels, boxes = self._view.with_boxes(image, key, NO_BOX)
+            return pixels, torch.full((self._view.size,) * 2, torch.nan), boxes
+        return self._view.with_mask(image, key, label.boxes, decode_mask(label.mask))
+
+
+class MaskSource(BoxSource):
+    """A segmentation model together with its inputs."""
+
+    inputs = MaskInputs

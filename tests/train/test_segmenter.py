@@ -18,10 +18,9 @@ from gpt4image.images.crops import crop_images
 from gpt4image.images.decode import EncodedImage
 from gpt4image.images.masks import VOID
 from gpt4image.tasks.segmentation import SEGMENTATION, square_mask
-from gpt4image.train.detection.views import augmented_view, plain_view
+from gpt4image.train.annotated_inputs import MaskInputs, augmented_view, plain_view
 from gpt4image.train.family import SEGMENTERS
-from gpt4image.train.segmentation.segmenter import BUILDERS
-from gpt4image.train.segmentation.views import MaskInputs
+from gpt4image.train.segmenter import BUILDERS
 from gpt4image.train.transforms import preprocessing
 from support.image_files import encode
 from support.scenes import draw_scenes, mask_of, write_coco
