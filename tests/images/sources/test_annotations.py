@@ -97,7 +97,7 @@ def test_unusable_label_studio_export_says_why(folder, tasks, message):
         load_images(studio(folder, tasks))
 
 
-def test_fiftyone_set_is_an_image_source(tmp_path):
+def test_fiftyone_set_is_an_image_source(tmp_path, monkeypatch):
     for split, names in {"train": "abcd", "validation": "ef"}.items():
         class_folders(tmp_path / split, {"data": 0})
         class_folders(tmp_path / split, {"made": len(names)})
@@ -112,6 +112,8 @@ def test_fiftyone_set_is_an_image_source(tmp_path):
     assert split_sizes(found) == [4, 2, 0]
     by_name = {path[-5]: label for path, label in labels(found).items()}
     assert by_name == {"a": "cat", "b": "dog", "c": "dog", "d": "cat", "e": "cat", "f": "dog"}
+    monkeypatch.chdir(tmp_path.parent)
+    assert labels(load_images(tmp_path.name, test_share=0)) == labels(found)
 
 
 def test_fiftyone_set_may_name_files_elsewhere(folder):

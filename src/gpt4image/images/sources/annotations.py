@@ -203,11 +203,12 @@ def list_fiftyone(root: Path, files: Sequence[Path], columns: ColumnNames) -> Li
         folder = file.parent
         split = "train" if folder == root or not columns.labelled else require_split(folder.name, str(folder))
         named = read_brought_json(folder / "data.json", DataError) if (folder / "data.json").is_file() else {}
-        by_stem = {path.stem: path for path in sorted((folder / "data").rglob("*")) if path.is_file()}
-        by_stem |= {path.relative_to(folder / "data").with_suffix("").as_posix(): path for path in by_stem.values()}
+        data = folder / "data"
+        places = {path.stem: path for path in sorted(data.rglob("*")) if path.is_file()}
+        places |= {path.relative_to(data).with_suffix("").as_posix(): path for path in places.values()}
+        places |= {name: data / str(path) for name, path in named.items() if path}
         for found in read_fiftyone(file):
-            place = named.get(found.image) or by_stem.get(found.image) or folder / "data" / found.image
-            path = Path(place) if Path(place).is_absolute() else folder / "data" / str(place)
+            path = places.get(found.image, data / found.image)
             name = path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
             note = f"{file.relative_to(root).as_posix()} {found.image!r}"
             _add(builder, _inspect(root, name), found, split, row, note)
