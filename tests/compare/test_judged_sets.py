@@ -45,7 +45,7 @@ def write_set(folder, counts, misleading, text_of):
     return GuidanceOptions(text=str(texts))
 
 
-def judge(folder, text, arms):
+def judge(folder, text, arms, **changes):
     recipe = Recipe(
         backbone="test_resnet",
         pretrained=False,
@@ -57,7 +57,7 @@ def judge(folder, text, arms):
         crop_scale=(0.9, 1.0),
         weight=1.0,
         keep="last",
-    )
+    ).override(changes, "test")
     options = ArmOptions(arms, controls=arms == ("text-labels",))
     work = folder.with_name("work")
     return run_comparison(DataOptions(str(folder)), text, recipe, work, seeds=3, workers=0, options=options)
@@ -89,9 +89,9 @@ def test_texts_that_must_help_get_the_credit_and_their_control_does_not(tmp_path
 def test_texts_of_noise_get_no_credit(tmp_path):
     counts = {"train": 40, "validation": 4, "test": 40}
     text = write_set(tmp_path / "images", counts, (), lambda _, generator: " ".join(generator.choice(WORDS, 6)))
-    comparison = judge(tmp_path / "images", text, ("described", "shuffled"))
+    comparison = judge(tmp_path / "images", text, ("described", "shuffled"), epochs=5, weight=0.1)
     found = verdict(comparison)
-    assert found.kind != "better"  # to align with noise may cost accuracy; by how much depends on the processor
+    assert found.kind in ("equal", "undecided")  # with a larger weight, aligning with noise may cost accuracy
     assert "better than the control" not in found.controls
     assert [control.reference for control in comparison.controls] == ["shuffled"]
-    assert comparison.controls[0].low < 0
+    assert comparison.controls[0].low <= 0
