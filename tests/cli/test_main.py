@@ -6,6 +6,7 @@ import shutil
 from importlib.metadata import version
 
 import pytest
+from safetensors import SafetensorError
 
 from gpt4image.cli.main import main, parse
 
@@ -155,6 +156,16 @@ def test_full_disk_is_named_with_the_remedy(image_set, tmp_path, capsys, monkeyp
     assert main(["images", str(image_set), "--work", str(tmp_path)]) == 1
     said = " ".join(capsys.readouterr().err.split())
     assert f"the disk is full for {name or tmp_path} (No space left on device). Free some space and run the" in said
+
+
+def test_full_disk_in_the_error_of_another_library_is_named(image_set, tmp_path, capsys, monkeypatch):
+    def fail(*_, **__):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("gpt4image.images.open.load_images", fail)
+    assert main(["images", str(image_set), "--work", str(tmp_path)]) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert re.search(r"error: the disk is full \(.*No space left on device.*\)\. Free some space and run the", said)
 
 
 def test_cost_cannot_be_confirmed_without_a_terminal(monkeypatch, capsys):

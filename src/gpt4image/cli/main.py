@@ -16,7 +16,7 @@ from typing import Any
 from gpt4image.cli.commands import COMMANDS, Command
 from gpt4image.cli.commands.train import RecipeCommand
 from gpt4image.core.console import command_output, doing, only_results, result, say
-from gpt4image.core.errors import ConfigError, Gpt4ImageError
+from gpt4image.core.errors import ConfigError, Gpt4ImageError, first_line
 from gpt4image.core.format import wrap
 from gpt4image.core.invocation import (
     NAME,
@@ -67,7 +67,9 @@ def run(arguments: list[str]) -> int:
     except BrokenPipeError:  # the reader, such as head, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (Gpt4ImageError, OSError) as error:  # OSError: a full disk, a read-only folder
+    except Exception as error:
+        if not isinstance(error, (Gpt4ImageError, OSError)) and not is_full_disk(error):  # OSError: a read-only folder
+            raise
         message = explain(error)
         say(f"error: {message}", style="red")
         result(error=message, kind=type(error).__name__)
@@ -83,16 +85,24 @@ def run(arguments: list[str]) -> int:
         images.close()
 
 
-def explain(error: Gpt4ImageError | OSError) -> str:
+def is_full_disk(error: Exception) -> bool:
+    """Whether an error is due to a full disk, which libraries that write files report in errors of their own."""
+    codes = (errno.ENOSPC, errno.EDQUOT)
+    return (isinstance(error, OSError) and error.errno in codes) or any(
+        os.strerror(code) in str(error) for code in codes
+    )
+
+
+def explain(error: Exception) -> str:
     """Return an error's message; for a full disk, name the disk and what to do."""
-    if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    if not is_full_disk(error):
         return str(error)
-    typed = current_invocation()
-    place = error.filename or (typed.work if typed and typed.images else "")
+    typed, place, said = current_invocation(), "", first_line(error).rstrip(".")
+    if isinstance(error, OSError):
+        place, said = error.filename or (typed.work if typed and typed.images else ""), error.strerror
     where = f" for {place}" if place else ""
     return (
-        f"the disk is full{where} ({error.strerror}). Free some space and run the same command again: what was written "
-        "is kept."
+        f"the disk is full{where} ({said}). Free some space and run the same command again: what was written is kept."
     )
 
 

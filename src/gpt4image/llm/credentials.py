@@ -197,7 +197,7 @@ def proxy_for(url: str) -> str:
     if (proxy := _proxy_of(url)) is None:
         return ""
     kind, address = proxy
-    return f"The proxy {address.rpartition('@')[2]} ({kind.upper()}_PROXY)"  # without user and password
+    return f"the proxy {address.rpartition('@')[2]} ({kind.upper()}_PROXY)"  # without user and password
 
 
 def _proxy_of(url: str) -> tuple[str, str] | None:
