@@ -97,10 +97,11 @@ def explain(error: Exception) -> str:
     """Return an error's message; for a full disk, name the disk and what to do."""
     if not is_full_disk(error):
         return str(error)
-    typed, place, said = current_invocation(), "", first_line(error).rstrip(".")
+    where, said = "", first_line(error).rstrip(".")
     if isinstance(error, OSError):
-        place, said = error.filename or (typed.work if typed and typed.images else ""), error.strerror
-    where = f" for {place}" if place else ""
+        typed = current_invocation()
+        place = error.filename or (typed.work if typed and typed.images else "")
+        where, said = f" for {place}" if place else "", str(error.strerror)
     return (
         f"the disk is full{where} ({said}). Free some space and run the same command again: what was written is kept."
     )
