@@ -175,6 +175,6 @@ def test_layers_that_are_not_run_get_no_adapter():
 
 
 def test_missing_library_is_named_with_its_extra(monkeypatch):
-    monkeypatch.setattr("gpt4image.train.low_rank.find_spec", lambda _: None)
+    monkeypatch.setattr("gpt4image.train.libraries.find_spec", lambda _: None)
     with pytest.raises(MissingExtraError, match=r"lora needs peft.*gpt4image\[lora\]"):
         add_adapters(nn.Linear(2, 2), RANK, 0, torch.zeros(1, 2))

@@ -131,8 +131,8 @@ def test_partner_before_no_label_or_without_its_library_is_refused(small_recipe,
         small_recipe(self_supervised="dino")
     with pytest.raises(ConfigError, match=r"self_supervised and consistency .* exclude each other"):
         small_recipe(self_supervised="dino", labels_from=0.5, consistency=1.0)
-    monkeypatch.setattr("gpt4image.train.self_supervised.find_spec", lambda _: None)
-    with pytest.raises(MissingExtraError, match=r"self_supervised dino needs lightly.*gpt4image\[ssl\]"):
+    monkeypatch.setattr("gpt4image.train.libraries.find_spec", lambda _: None)
+    with pytest.raises(MissingExtraError, match=r"self_supervised needs lightly.*gpt4image\[ssl\]"):
         make_partner("dino", nn.Linear(2, 2), 2)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 
 import pytest
@@ -76,6 +77,28 @@ def test_model_that_no_hub_holds_is_told_before_the_images_are_read(
     said = " ".join(capsys.readouterr().err.split())
     assert "cannot be loaded: the Hugging Face hub does not answer" in said and "Retry" not in said
     hub.find_fault.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("words", "needed"),
+    [
+        ("--lora 4", "--lora needs peft, which is not installed. Install it: pip install 'gpt4image[lora]'"),
+        ("--optimizer bnbadamw8bit", "pip install 'gpt4image[large]'"),
+        ("--self-supervised dino --labels-from 0.5", "pip install 'gpt4image[ssl]'"),
+    ],
+)
+def test_library_of_a_setting_is_asked_for_before_the_images_are_read(
+    image_set, tmp_path, monkeypatch, capsys, unread, words, needed
+):
+    monkeypatch.setattr("gpt4image.train.libraries.find_spec", lambda _: None)
+    assert main(["train", str(image_set), *words.split(), "--work", str(tmp_path)]) == 1
+    assert needed in " ".join(capsys.readouterr().err.split())
+
+
+def test_optuna_is_asked_for_before_the_images_are_read(image_set, tmp_path, monkeypatch, capsys, unread):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    assert main(["compare", str(image_set), "--text", "none", "--tune", "3", "--work", str(tmp_path)]) == 1
+    assert "pip install 'gpt4image[tune]'" in " ".join(capsys.readouterr().err.split())
 
 
 def test_baseline_needs_no_encoder(image_set, tmp_path, capsys, unread):

@@ -5,7 +5,7 @@ import pytest
 from gpt4image.cli.main import main
 from gpt4image.compare.records import Comparison
 from gpt4image.train.tracking import Tracking
-from gpt4image.workflows.train import track_comparison
+from gpt4image.workflows.track import track_comparison
 from support.report_sample import make_comparison
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from inspect import signature
 
 import numpy as np
@@ -22,7 +21,7 @@ from gpt4image.align.queue import TextQueue
 from gpt4image.align.targets import TargetRule
 from gpt4image.align.text import Moments, TextAdapter, TextTransform
 from gpt4image.core.console import say
-from gpt4image.core.errors import ConfigError, MissingExtraError, TrainingError
+from gpt4image.core.errors import ConfigError, TrainingError
 from gpt4image.core.format import counted
 from gpt4image.core.registry import unknown_name
 from gpt4image.images.table import ImageTable
@@ -40,6 +39,7 @@ from gpt4image.train.family import find_family
 from gpt4image.train.frozen import Shown, frozen_modules
 from gpt4image.train.guidance import ClassAnchors, Guidance, VectorSource, is_text, mean_soft_labels
 from gpt4image.train.identity import in_words
+from gpt4image.train.libraries import require_libraries
 from gpt4image.train.loop import LossWatch, Trainer
 from gpt4image.train.low_rank import add_adapters
 from gpt4image.train.mixed_batches import MixedBatches
@@ -261,8 +261,7 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         ConfigError: timm has none of that name.
         MissingExtraError: it is one of bitsandbytes, which is not installed.
     """
-    if recipe.optimizer.startswith("bnb") and find_spec("bitsandbytes") is None:
-        raise MissingExtraError("bitsandbytes", "large", f"optimizer {recipe.optimizer}")
+    require_libraries(recipe)
     if recipe.optimizer not in list_optimizers():
         raise ConfigError(unknown_name("optimizer", recipe.optimizer, list_optimizers()))
     takes = signature(get_optimizer_class(recipe.optimizer, bind_defaults=False)).parameters

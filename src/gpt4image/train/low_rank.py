@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from gpt4image.core.console import say
-from gpt4image.core.errors import ConfigError, MissingExtraError
+from gpt4image.core.errors import ConfigError
 from gpt4image.core.format import counted, percent
+from gpt4image.train.libraries import require_library
 from gpt4image.train.transforms import seed_everything
 from gpt4image.train.weights import classifier_names
 
@@ -40,8 +41,7 @@ def add_adapters(model: nn.Module, rank: int, seed: int, sample: Tensor) -> None
         ConfigError: no layer can be adapted.
         MissingExtraError: peft is not installed.
     """
-    if find_spec("peft") is None:
-        raise MissingExtraError("peft", "lora", "lora (--lora)")
+    require_library("peft")
     from peft import LoraConfig, inject_adapter_in_model
 
     part = getattr(model, "body", None)

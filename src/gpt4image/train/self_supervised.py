@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Sequence
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -19,7 +18,8 @@ from torch.nn.utils.parametrizations import weight_norm
 from gpt4image.align.aligned_model import AlignedModel, AlignedOutput, find_classifier
 from gpt4image.align.distributed import zero_loss
 from gpt4image.align.taps import FeatureTap
-from gpt4image.core.errors import ConfigError, MissingExtraError
+from gpt4image.core.errors import ConfigError
+from gpt4image.train.libraries import require_library
 
 SIMSIAM_NARROW = 4  # the predictor's hidden width is that of the projections divided by this
 DINO_HIDDEN, DINO_BOTTLENECK = 2048, 256
@@ -149,8 +149,7 @@ def make_partner(name: str, backbone: nn.Module, width: int) -> Partner:
         ConfigError: the recipe names none that is known.
         MissingExtraError: lightly is not installed.
     """
-    if find_spec("lightly") is None:
-        raise MissingExtraError("lightly", "ssl", f"self_supervised {name} (--self-supervised)")
+    require_library("lightly")
     if name == "simsiam":
         return SimSiam(width)
     if name == "dino":

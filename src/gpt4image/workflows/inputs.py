@@ -16,6 +16,7 @@ from gpt4image.core.options import DataOptions, GuidanceOptions, LabelOptions, T
 from gpt4image.core.tables import TABLE_SUFFIXES
 from gpt4image.core.workdir import WorkDir
 from gpt4image.train.identity import require_teachers
+from gpt4image.train.libraries import require_libraries
 
 if TYPE_CHECKING:
     from gpt4image.descriptions import DescriptionSet, DescriptionStore
@@ -41,12 +42,12 @@ def check_names(
         text: descriptions, encoders and, if they are `GuidanceOptions`, teachers.
         files: further files.
         crop_text: descriptions of crops.
-        recipe: its backbone and weights file.
+        recipe: its backbone, its weights file, and the libraries that it needs.
 
     Raises:
         ConfigError: a name is unknown, or there is no such file or model.
         DescriptionError: the descriptions are a file that does not exist.
-        MissingExtraError: the library of an encoder or a teacher is not installed.
+        MissingExtraError: the library of an encoder, a teacher or a setting is not installed.
         StoreError: a run named as a teacher does not exist.
     """
     from gpt4image.images.sources.detect import near
@@ -62,6 +63,8 @@ def check_names(
             raise DescriptionError(f"Descriptions {name}: the file does not exist. {near(source)}".rstrip())
     teachers = text.teachers if isinstance(text, GuidanceOptions) else ()
     require_teachers(teachers)
+    if recipe is not None:
+        require_libraries(recipe)
     from gpt4image.embed.encoders import check_encoder  # loads torch: what needs none is checked before
 
     for name in text.encoder if text.text != NO_TEXT else ():

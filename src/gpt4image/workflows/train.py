@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from gpt4image.soft_labels.set_labels import SetLabels
     from gpt4image.train.recipe import Recipe
     from gpt4image.train.run import TrainedRun
-    from gpt4image.train.tracking import TrackerName, Tracking
+    from gpt4image.train.tracking import TrackerName
 
 PROCESS_COUNTS = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 """Environment variables in which launchers give the number of processes, as `accelerate` reads them."""
@@ -293,12 +293,15 @@ def run_comparison(
     check_names(text, options.labeller.classes, crop_text=data.crop_text, recipe=new)
     from gpt4image.compare.experiments import check_experiment_name, read_sweep
     from gpt4image.compare.finished import find_finished, hash_inputs, save_finished
+    from gpt4image.compare.tuning import require_optuna
     from gpt4image.train.spec import add_controls
     from gpt4image.train.tracking import Tracking
 
     sweep = read_sweep(options.sweep)
     if sweep and options.tune:
         raise ConfigError("sweep (--sweep) and tune (--tune) exclude each other: try given values, or search for them.")
+    if options.tune:
+        require_optuna()
     if name is not None:
         check_experiment_name(name)
     if options.controls:
@@ -349,6 +352,8 @@ def run_comparison(
             write_report(workdir.experiment(comparison.experiment))
             write_report(work)
         if tracking:
+            from gpt4image.workflows.track import track_comparison
+
             track_comparison(tracking, comparison, workdir.report)
         save_finished(inputs, text, recipe, work, options, comparison.experiment)
     return comparison
@@ -373,23 +378,6 @@ def open_measures(options: MeasureOptions, images: ImageTable, workdir: WorkDir,
     measures = Measures(images, options, others, workdir.features, workers)
     measures.check()
     return measures
-
-
-def track_comparison(tracking: Tracking, comparison: Comparison, report: Path) -> None:
-    """Send the result of a comparison to trackers, and the report to those that store files."""
-    from gpt4image.report import verdict
-
-    difference = comparison.difference
-    trackers = tracking.open("comparison", {"verdict": verdict(comparison).text, "device": comparison.device})
-    score = f"test_{comparison.score.replace(' ', '_')}"
-    seeds = sorted({run.seed for arm in comparison.arms for run in arm.runs})
-    for seed in seeds:  # in ascending order: W&B ignores figures of steps before the latest
-        accuracies = {arm.name: run.test_accuracy for arm in comparison.arms for run in arm.runs if run.seed == seed}
-        trackers.log({f"{score}/{name}": accuracy for name, accuracy in accuracies.items()}, seed)
-    interval = {"mean": difference.mean, "low": difference.low, "high": difference.high}
-    trackers.log({f"difference/{name}": value for name, value in interval.items()}, seeds[-1] + 1)
-    trackers.attach(report)
-    trackers.finish()
 
 
 def is_alone() -> bool:
