@@ -46,6 +46,10 @@ def test_each_sign_is_named(run, changes, words):
     assert words in found
 
 
+def test_first_epoch_that_is_right_on_all_images_causes_no_warning(run):
+    assert find_warnings({"baseline": [replace(run, best_epoch=0, best_accuracy=1.0)] * 3}, 100, None) == ()
+
+
 def test_falling_loss_is_named(run):
     falling = [{**epoch, "classification_loss": 1.0 - 0.2 * epoch["epoch"]} for epoch in run.history]
     (found,) = find_warnings({"baseline": [replace(run, history=falling)]}, 100, None)

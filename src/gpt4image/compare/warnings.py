@@ -51,7 +51,7 @@ def _warn_of_epochs(arm: str, runs: Sequence[TrainedRun]) -> list[str]:
     found = []
     long = [run for run in runs if len(run.history) >= FEW_EPOCHS and run.recipe.keep == "best"]
     last = sum(run.best_epoch == len(run.history) - 1 for run in long)
-    first = sum(run.best_epoch == 0 for run in long)
+    first = sum(run.best_epoch == 0 and run.best_accuracy < 1 for run in long)
     if 2 * first > len(long):
         found.append(
             f"{arm}: the first epoch was the best in {first} of {len(long)} runs. Later epochs did not improve the "

@@ -147,6 +147,16 @@ def test_identical_arms_are_undecided():
     assert "Both arms were right on the same test images" in found.advice and found.command == ""
 
 
+def test_arms_that_are_right_on_all_images_call_for_harder_ones():
+    comparison = with_interval(0.0, 0.0, 0.0)
+    right = [
+        arm.model_copy(update={"runs": [run.model_copy(update={"test_accuracy": 1.0}) for run in arm.runs]})
+        for arm in comparison.arms
+    ]
+    advice = verdict(comparison.model_copy(update={"arms": right})).advice
+    assert "right on all test images" in advice and "epochs" not in advice
+
+
 def test_undecided_shows_mean_and_interval():
     found = verdict(with_interval(0.006, -0.005, 0.017))
     assert found.measure == "+0.6 points, and the 95% interval (\N{MINUS SIGN}0.5 to +1.7) includes zero"

@@ -11,7 +11,7 @@ from gpt4image.core.invocation import Invocation
 from gpt4image.core.workdir import WorkDir
 
 if TYPE_CHECKING:
-    from gpt4image.compare.records import CommandRecord, Comparison, Difference
+    from gpt4image.compare.records import CommandRecord, Comparison
     from gpt4image.probing.verdicts import VerdictKind
 
 FIRST_SEEDS = 5  # number of seeds to advise after a comparison with one seed
@@ -43,12 +43,15 @@ def next_step(kind: VerdictKind, comparison: Comparison) -> tuple[str, str]:
         case "one seed":
             return f"To find out, train both arms with {FIRST_SEEDS} seeds.", _more_seeds(typed, FIRST_SEEDS)
         case "undecided":
-            return _settle(difference, margin_in_words(comparison), typed)
+            return _settle(comparison, margin_in_words(comparison), typed)
 
 
-def _settle(difference: Difference, margin: str, typed: CommandRecord | None) -> tuple[str, str]:
+def _settle(comparison: Comparison, margin: str, typed: CommandRecord | None) -> tuple[str, str]:
     """Advise what would settle an undecided comparison, if anything practical would."""
+    difference = comparison.difference
     if difference.low == difference.high:
+        if all(run.test_accuracy == 1 for arm in comparison.arms for run in arm.runs):
+            return "Every model is right on all test images, so they cannot tell the arms apart. Add harder ones.", ""
         return (
             "Both arms were right on the same test images, which happens if models have hardly learned or the test "
             "set is tiny. Train for more epochs, or add test images.",

@@ -96,7 +96,8 @@ def accuracy_figure(comparison: Comparison, digits: int = 1) -> Markup:
         axes.tick_params(axis="x", length=0, pad=8)
         axes.grid(visible=False, axis="x")
         axes.margins(y=0.12)
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}%")
+        axes.set_ylim(possible_range(axes.get_ylim()))
+        axes.yaxis.set_major_formatter(lambda value, _: percent_tick(value, "%"))
 
     means = [f"{arm.title}: mean {percent(fmean(run.test_accuracy for run in arm.runs))}" for arm in arms]
     label = f"Test {comparison.score} of every run by arm, runs of one seed joined. {'; '.join(means)}."
@@ -113,12 +114,29 @@ def _accuracy_rows(arms: Sequence[ArmRecord], digits: int, score: str) -> Markup
             axes.plot(values, [y] * len(values), style.marker, color=style.colour, markersize=7, zorder=3)
             axes.plot([mean, mean], [y - 0.22, y + 0.22], color=INK, linewidth=2, zorder=4)
         axes.margins(x=0.06)
+        axes.set_xlim(possible_range(axes.get_xlim()))
         name_rows(axes, [(arm.title, percent(fmean(run.test_accuracy for run in arm.runs), digits)) for arm in arms])
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}%")
+        axes.xaxis.set_major_formatter(lambda value, _: percent_tick(value, "%"))
 
     means = [f"{arm.title}: mean {percent(fmean(run.test_accuracy for run in arm.runs))}" for arm in arms]
     label = f"Test {score} of every run by arm. {'; '.join(means)}."
     return draw("accuracy", label, Panel(WIDTH, NAMED_ROW * len(arms) + 52, left=14, bottom=34, top=18), paint)
+
+
+def possible_range(limits: tuple[float, float]) -> tuple[float, float]:
+    """Return the limits of an axis in per cent without what lies far below 0 or above 100; marks need some room.
+
+    >>> possible_range((40, 90)), possible_range((94, 106))
+    ((40, 90), (94, 100.6))
+    """
+    low, high = limits
+    room = 0.1 * (min(high, 100) - max(low, 0))
+    return max(low, -room), min(high, 100 + room)
+
+
+def percent_tick(value: float, unit: str) -> str:
+    """Return a tick's text, empty if no percentage has this value."""
+    return f"{value:g}{unit}" if 0 <= value <= 100 else ""
 
 
 def name_rows(axes: Axes, names: Sequence[tuple[str, str]]) -> None:
@@ -252,7 +270,8 @@ def _draw_curve(comparison: Comparison, name: str, title: str, value: Value, wid
             axes.set_xticks([1])
             axes.set_xlim(0.5, 1.5)
         if unit:
-            axes.yaxis.set_major_formatter(lambda tick, _: f"{tick:g}{unit}")
+            axes.set_ylim(possible_range(axes.get_ylim()))
+            axes.yaxis.set_major_formatter(lambda tick, _: percent_tick(tick, unit))
 
     last = "; ".join(
         f"{arm.title} {list(mean.values())[-1]:.{digits}f}{unit}" if mean else f"{arm.title} has none"
