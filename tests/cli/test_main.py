@@ -127,7 +127,8 @@ def test_images_command_lists_copies_and_conflicting_labels(image_set, tmp_path,
 
 
 @pytest.mark.slow
-def test_embed_compare_needs_no_training(image_set, descriptions_file, tmp_path, capsys):
+def test_embed_compare_needs_no_training(image_set, descriptions_file, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")  # the table fits
     arguments = ["--text", str(descriptions_file), "--work", str(tmp_path), "--validation-share", "0.2"]
     assert main(["embed", "compare", str(image_set), *arguments]) == 0
     heading, line = capsys.readouterr().out.splitlines()

@@ -22,7 +22,7 @@ from gpt4image.soft_labels.store import LabelEstimate, SoftLabels
 SHOWN = 5  # classes that the report lists
 NOT_ESTIMATED = "how many are wrong cannot be estimated from so few labels, or from texts that tell so little of them"
 COLUMNS = ("id", "path", "label", "probability", "likelier", "its_probability")
-HEADING = f"{'encoder':40} {'width':>6} {'cut':>8} {'right':>9} {'balanced':>9} {'NLL':>8}"
+HEADING = f"{'encoder':40} {'width':>6} {'cut':>6} {'right':>6} {'balanced':>8} {'NLL':>6}"
 
 
 @dataclass(frozen=True)
@@ -237,8 +237,8 @@ class ComparedEncoder:
         """Format a line of the table below `HEADING`."""
         found, (cut, texts) = self.quality, self.cut
         return (
-            f"{self.name:40.40} {self.width:6,} {cut / max(texts, 1):8.1%} {found.accuracy:9.1%} "
-            f"{found.balanced_accuracy:9.1%} {found.negative_log_likelihood:8.3f}"
+            f"{self.name:40.40} {self.width:6,} {cut / max(texts, 1):6.1%} {found.accuracy:6.1%} "
+            f"{found.balanced_accuracy:8.1%} {found.negative_log_likelihood:6.3f}"
         )
 
 
