@@ -141,4 +141,4 @@ def test_card_counts_the_labels_of_the_training_where_some_were_taken_away(image
     train, taken = images.split("train"), int((few.labels != images.labels).sum())
     kept = int((few.labels[train] >= 0).sum())
     assert f"| train | {len(train)} |" in text and f"{kept} of the training images had a label." in text
-    assert f"differ from those of the training: {taken} images were given another label." in text
+    assert f"differ from those of the training: {taken} images were given a label." in text

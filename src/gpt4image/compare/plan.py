@@ -279,19 +279,16 @@ class Plan:
             states = Counter(run.state for run in runs)
             own = [f"{states[state]} {words[state]}" for state in words if states[state]]
             lines.append(f"  {variant.title}: {', '.join(own)}")
-            changes = dict.fromkeys(
-                change
-                for run in runs
-                if run.spec and run.state == "new"
-                for change in run.spec.describe_changes(workdir.run(variant.arm, run.seed))
-            )
+            fresh = [(run.spec, run.seed) for run in runs if run.spec and run.state == "new"]
+            found = (spec.describe_changes(workdir.run(variant.arm, seed)) for spec, seed in fresh)
+            changes = next(filter(None, found), [])  # of one seed: simulated labels differ between seeds
             made = runs[0].spec.guidance.soft_labels if runs[0].spec and runs[0].variant.arm not in arms_told else ()
             for estimate in (labels.manifest.estimate for labels in made):
                 if estimate is not None and states["new"]:
                     arms_told.add(variant.arm)
                     lines.append(f"    Labels, seed {runs[0].seed}: {summarise_text_labels(estimate)}.")
             if changes:
-                told = list(changes)[:MOST_CHANGES]
+                told = changes[:MOST_CHANGES]
                 more = [f"{len(changes) - len(told)} more"] if len(changes) > len(told) else []
                 lines.append(f"    Differs from earlier runs: {'; '.join([*told, *more])}.")
         if steps and self.step_seconds is not None:

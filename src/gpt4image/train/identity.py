@@ -227,10 +227,14 @@ def image_changes(before: pa.Table | None, images: ImageTable) -> list[str]:
         for rows in (before, trained_rows(images))
     )
     both, objects = old.keys() & new.keys(), "masks" if images.has_masks else "boxes"
+    relabelled = [(old[key][0], new[key][0]) for key in both if old[key][0] != new[key][0]]
+    gained, lost = sum(label == -1 for label, _ in relabelled), sum(label == -1 for _, label in relabelled)
     counts = {
         "added": len(new.keys() - old.keys()),
         "removed": len(old.keys() - new.keys()),
-        "given another label": sum(old[key][0] != new[key][0] for key in both),
+        "given a label": gained,
+        "left without a label": lost,
+        "given another label": len(relabelled) - gained - lost,
         "moved to another split": sum(old[key][1] != new[key][1] for key in both),
         f"given other {objects}": sum(old[key][2:] != new[key][2:] and old[key][0] == new[key][0] for key in both),
     }
