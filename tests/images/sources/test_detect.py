@@ -192,7 +192,7 @@ def test_braces_expand_as_in_a_shell():
 
 
 def test_unknown_sources_are_refused(tmp_path):
-    with pytest.raises(DataError, match=r"does not exist\. A source is a folder"):
+    with pytest.raises(DataError, match=r"does not exist\. A source is a folder of clips \(.* with frames also"):
         load_images(tmp_path / "nowhere")
     with pytest.raises(DataError, match="not an image source"):
         load_images(write(tmp_path / "notes.txt", b"words"))

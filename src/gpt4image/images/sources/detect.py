@@ -207,7 +207,7 @@ def _find_hub_name(place: Place, columns: ColumnNames) -> Sequence[Path] | None:
 # The first kind that finds its files is used.
 KINDS = (
     Kind(
-        "a folder of clips (videos in class folders; with --frames also folders of frames)",
+        "a folder of clips (videos in class folders; with frames (--frames) also folders of frames)",
         _find_clips,
         list_clips,
         True,
