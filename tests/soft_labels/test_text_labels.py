@@ -142,6 +142,7 @@ def test_texts_that_know_nothing_label_nothing(tmp_path):
     np.testing.assert_array_equal(labels.find(images.ids) >= 0, few >= 0)
     assert labels.manifest.estimate.abstained == 210
     assert "not shown to predict the classes" in "\n".join(describe_text_labels(labels))
+    assert "of 210 new labels, none of which is given" in "\n".join(describe_text_labels(labels))
     assert "no image gets a new one" in summarise_text_labels(labels.manifest.estimate)
 
 

@@ -183,6 +183,8 @@ def expected_to_be_right(known: LabelEstimate) -> list[str]:
     if not known.unlabelled and not known.replaced:
         return []
     of = "of the labels, given ones included" if known.replaced else f"of {counted(known.unlabelled, 'new label')}"
+    if not known.replaced and known.unlabelled <= known.abstained:
+        return [f"would be right: {_percent(known.accuracy)} {of}, none of which is given"]
     return [f"expected to be right: {_percent(known.accuracy)} {of}"]
 
 
