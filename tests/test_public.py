@@ -58,9 +58,6 @@ def python_blocks() -> list[str]:
 def test_python_example_of_the_readme_runs(number, image_set, descriptions_file, model_server, tmp_path):
     code = python_blocks()[number].replace("http://localhost:8000/v1", model_server)
     code = code.replace('"photos"', repr(str(image_set))).replace('"captions.jsonl"', repr(str(descriptions_file)))
-    code = code.replace('"work"', repr(str(tmp_path))).replace(
-        '"work/descriptions"', repr(str(tmp_path / "descriptions"))
-    )
     code = code.replace("resnet50", "test_resnet").replace("pretrained=True", "pretrained=False")
     code = code.replace("epochs=20", "epochs=1, batch_size=8, image_size=32")
     forked_python(["-c", f"import os; os.chdir({str(tmp_path)!r})\n{code}"])

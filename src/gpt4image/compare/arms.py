@@ -62,7 +62,7 @@ def compare_arms(
     descriptions: DescriptionSet,
     store: EmbeddingStore | Sequence[EmbeddingStore],
     recipe: Recipe,
-    work: Path,
+    work: str | Path,
     *,
     soft_labels: Sequence[SoftLabels] = (),
     seeds: Sequence[int] = (0, 1, 2),
@@ -119,6 +119,7 @@ def compare_arms(
         ConfigError: invalid seeds, settings or name, or no arm that learns from descriptions.
         StoreError: the vectors belong to other descriptions.
     """
+    work = Path(work)
     stores = (store,) if isinstance(store, EmbeddingStore) else tuple(store)
     _check(images, descriptions, stores, seeds)
     if name is not None:

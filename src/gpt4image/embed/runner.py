@@ -35,7 +35,7 @@ SHOWN_LONGEST = 5
 def embed_descriptions(
     descriptions: DescriptionSet,
     encoder: TextEncoder,
-    folder: Path,
+    folder: str | Path,
     *,
     long_text: LongText = "truncate",
     batch_size: int = 64,
@@ -57,6 +57,7 @@ def embed_descriptions(
     Raises:
         DescriptionError: there is no text at all.
     """
+    folder = Path(folder)
     if not len(descriptions):
         raise DescriptionError(f"{descriptions.source}: no image has a text, so there is nothing to embed.")
     with exclusive(folder.parent / f"{folder.name}.lock", f"the embeddings in {folder}", wait=True):

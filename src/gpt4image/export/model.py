@@ -58,7 +58,7 @@ class ExportSummary:
 def export_model(
     run: TrainedRun,
     images: ImageTable,
-    folder: Path,
+    folder: str | Path,
     *,
     onnx: bool = True,
     int8: bool = False,
@@ -86,6 +86,7 @@ def export_model(
         ConfigError: the folder holds something else, or settings exclude each other.
         MissingExtraError: the libraries for ONNX are not installed.
     """
+    folder = Path(folder)
     ExportLayout(folder).require_free()
     if differences := changes_since_training(run, images):
         say(

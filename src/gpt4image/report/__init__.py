@@ -11,7 +11,7 @@ from gpt4image.report.comparison.verdict import Verdict, control_arms, other_arm
 __all__ = ["Verdict", "control_arms", "other_arms", "verdict", "write_cases", "write_report"]
 
 
-def write_report(work: Path) -> Path:
+def write_report(work: str | Path) -> Path:
     """Write `report.html` in a work directory from its `comparison.json` and `gallery.json`.
 
     The page needs no network, script or other file, and the same records give the same bytes.
@@ -25,6 +25,7 @@ def write_report(work: Path) -> Path:
     Raises:
         StoreError: a record is missing, damaged or contradicts itself; the message names the file.
     """
+    work = Path(work)
     from gpt4image.compare.records import Comparison, Gallery
     from gpt4image.report.comparison.page import check_comparison, check_gallery, render
     from gpt4image.report.html.page import write_page

@@ -40,7 +40,7 @@ SHOWN = 5  # classes that a message lists, at most
 def label_by_vectors(
     images: ImageTable,
     stores: Sequence[EmbeddingStore],
-    folder: Path,
+    folder: str | Path,
     *,
     strength: float = STRENGTH,
     folds: int = FOLDS,
@@ -71,6 +71,7 @@ def label_by_vectors(
         DataError: there are fewer than two classes.
         DescriptionError: no labelled training image has a text, or fewer than two classes have several such images.
     """
+    folder = Path(folder)
     check_settings(images, stores, strength, folds)
     known = find_training_vectors(images, stores)
     origin = known.origin(kind).model_copy(update={"folds": folds, "strength": strength, "seed": seed})

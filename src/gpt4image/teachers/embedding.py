@@ -21,7 +21,7 @@ from gpt4image.teachers.views import PreparedViews, ViewPlan, find_places, hash_
 def embed_images(
     images: ImageTable,
     teacher: Teacher,
-    folder: Path,
+    folder: str | Path,
     *,
     splits: Sequence[str] = ("train",),
     batch_size: int = BATCH_SIZE,
@@ -54,6 +54,7 @@ def embed_images(
         DataError: there are no images in these splits.
         ImageError: an image is unreadable, with `on_bad_image` "fail"; or all are.
     """
+    folder = Path(folder)
     if teacher.classes is not None:
         raise ConfigError(f"Teacher {teacher.name} gives logits, not features: label_images stores them.")
     teacher = seeing(teacher, images)

@@ -36,7 +36,7 @@ SHOWN = 5  # classes that a message lists, at most
 def label_images(
     images: ImageTable,
     teacher: Teacher,
-    folder: Path,
+    folder: str | Path,
     *,
     splits: Sequence[str] = ("train",),
     batch_size: int = BATCH_SIZE,
@@ -68,6 +68,7 @@ def label_images(
         DataError: there are no images in these splits.
         ImageError: an image is unreadable, with `on_bad_image` "fail"; or all are.
     """
+    folder = Path(folder)
     teacher = seeing(teacher, images)
     columns = class_columns(teacher, images)
     if temperature is not None:

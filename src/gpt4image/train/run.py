@@ -93,7 +93,7 @@ def train_model(
     images: ImageTable,
     store: EmbeddingStore | Sequence[EmbeddingStore] | None,
     recipe: Recipe,
-    folder: Path,
+    folder: str | Path,
     *,
     soft_labels: Sequence[SoftLabels] = (),
     regions: EmbeddingStore | Sequence[EmbeddingStore] = (),
@@ -138,6 +138,7 @@ def train_model(
         TrainingError: the loss is not finite, or there are no images to train on.
         BusyError: another process is training this run.
     """
+    folder = Path(folder)
     stores = () if store is None else several(store)
     spec = specify_run(
         RunInputs(images, stores, tuple(soft_labels), anchors, several(regions), margin),
@@ -362,8 +363,9 @@ def write_result(trainer: Trainer, backbone: nn.Module, spec: RunSpec) -> None:
     layout.checkpoint.unlink(missing_ok=True)
 
 
-def open_run(folder: Path) -> TrainedRun:
+def open_run(folder: str | Path) -> TrainedRun:
     """Open a finished run. StoreError if there is none, or if it is damaged."""
+    folder = Path(folder)
     layout = require_finished(folder)
     settings, result = read_json(layout.settings), read_json(layout.result)
     try:

@@ -87,7 +87,7 @@ def index_pictures(
     source: str,
     *,
     run: Path | None = None,
-    work: Path = WORK,
+    work: str | Path = WORK,
     image_column: str | None = None,
     max_pixels: int = MAX_PIXELS,
     workers: int = 0,
@@ -109,6 +109,7 @@ def index_pictures(
         DataError: the source cannot be used.
         StoreError: the run is not finished, or its heads were not kept.
     """
+    work = Path(work)
     from gpt4image.train.identity import find_aligned_run, require_finished
 
     workdir = WorkDir(work)
@@ -271,7 +272,7 @@ def answer_zero_shot(
 
 def map_images(
     source: str | PictureIndex,
-    page: Path,
+    page: str | Path,
     *,
     method: MapMethod = "tsne",
     most: int = 2000,
@@ -291,6 +292,7 @@ def map_images(
     Raises:
         ConfigError: fewer than three images, or no run was aligned with texts.
     """
+    page = Path(page)
     index = _open_index(source, settings)
     count = len(index.rows)
     if count < 3 or most < 3:
