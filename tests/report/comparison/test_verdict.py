@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 
@@ -75,8 +76,10 @@ def test_descriptions_get_the_credit_only_where_they_beat_every_control():
     assert "compare again with controls (--controls)" in untested.controls and untested.controls in untested.text
     shown = verdict(with_controls((0.04, 0.02, 0.06), (0.03, 0.01, 0.05)))
     assert shown.claim == "The descriptions made the model better"
-    assert "better than each of the 2 controls, by +3.0 points (+1.0 to +5.0) than the closest" in shown.controls
+    assert "better than each of the 2 controls, by +3.0 points (+1.0 to +5.0) over the closest" in shown.controls
     assert "with random-words" in shown.controls
+    single = verdict(with_controls((0.04, 0.02, 0.06)))
+    assert re.search(r"better than the control, with [\w-]+, by \+4.0 points \(\+2.0 to \+6.0\)\.$", single.controls)
     matched = verdict(with_controls((0.04, 0.02, 0.06), (0.0, -0.02, 0.02)))
     assert matched.claim == "Training with descriptions made the model better"
     assert "is not shown: to the control with random-words the difference is 0.0 points" in matched.controls

@@ -147,11 +147,11 @@ def _explain(comparison: Comparison, controls: list[Difference]) -> str:
     mean, low, high = points((closest.mean, closest.low, closest.high))
     title = shorten(find_arm(comparison, closest.reference).title, 60)
     if closest.low > 0:
-        every = "the control" if len(controls) == 1 else f"each of the {len(controls)} controls"
-        return (
-            f"What the descriptions say matters: the model is better than {every}, by {mean} points ({low} to {high}) "
-            f"than the closest, {title}."
-        )
+        matters = "What the descriptions say matters: the model is better than"
+        if len(controls) == 1:
+            return f"{matters} the control, {title}, by {mean} points ({low} to {high})."
+        by = f"by {mean} points ({low} to {high}) over the closest, {title}"
+        return f"{matters} each of the {len(controls)} controls, {by}."
     needed, plan = closest.needed, ""
     if needed and needed.seeds and needed.times_images == 1:
         plan = f" If it is the true one, {needed.seeds} seeds in all would show it in four comparisons of five."
