@@ -32,7 +32,7 @@ from gpt4image.compare.summarize import (
     record_variants,
 )
 from gpt4image.compare.training import Compared, Series, judge_runs, make_inputs, open_processes, train_runs
-from gpt4image.compare.tuning import EPOCHS_RANGE, Tuner, require_optuna, search_ranges
+from gpt4image.compare.tuning import EPOCHS_RANGE, Tuner, search_ranges
 from gpt4image.compare.warnings import find_warnings
 from gpt4image.core import console
 from gpt4image.core.errors import ConfigError
@@ -50,6 +50,7 @@ from gpt4image.train.build import count_steps
 from gpt4image.train.data import labelled_rows
 from gpt4image.train.guidance import is_text
 from gpt4image.train.identity import images_digest, in_words, settings_digest
+from gpt4image.train.libraries import require_library
 from gpt4image.train.processes import loader_workers, make_accelerator, on_this_machine
 from gpt4image.train.recipe import Recipe
 from gpt4image.train.run import TrainedRun
@@ -208,7 +209,7 @@ def _train_all(
 
 def _tune(maker: RunMaker, arms: Sequence[str], recipe: Recipe, trials: int, seeds: Sequence[int]) -> list[Variant]:
     """Show the cost of the search and search; return each arm with its best settings."""
-    require_optuna()
+    require_library("optuna")
     plan = Plan.make(maker, make_variants(arms, recipe, {}), seeds)
     plan.find_speed(maker.workdir)
     ranges = {run.variant.arm: search_ranges(run.spec) for run in plan.runs if run.spec}

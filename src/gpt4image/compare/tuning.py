@@ -21,10 +21,11 @@ from accelerate.utils import broadcast_object_list
 from gpt4image.compare.experiments import Experiment, experiment_layouts
 from gpt4image.compare.plan import RunMaker, Variant
 from gpt4image.core import console
-from gpt4image.core.errors import ConfigError, MissingExtraError
+from gpt4image.core.errors import ConfigError
 from gpt4image.core.files import exclusive
 from gpt4image.core.format import percent
 from gpt4image.train.identity import NAMES, in_words, settings_digest
+from gpt4image.train.libraries import require_library
 from gpt4image.train.processes import make_accelerator
 from gpt4image.train.recipe import Recipe
 from gpt4image.train.run import train_run
@@ -104,7 +105,7 @@ class Tuner:
             MissingExtraError: Optuna is not installed.
             BusyError: another process searches in this work directory.
         """
-        require_optuna()
+        require_library("optuna")
         folder = self.maker.workdir.tuning
         first = make_accelerator(self.recipe).is_main_process
         found: dict[str, Variant] = {}
@@ -268,14 +269,6 @@ def protected_runs(maker: RunMaker) -> set[str]:
     """Return the folders of the runs that belong to experiments."""
     records = (Experiment.load(layout.record) for layout in experiment_layouts(maker.workdir))
     return {run.folder for record in records for run in record.runs if run.folder}
-
-
-def require_optuna() -> None:
-    """Raise MissingExtraError unless Optuna is installed."""
-    try:
-        import optuna  # noqa: F401
-    except ImportError:
-        raise MissingExtraError("optuna", "tune", "The search for settings (--tune)") from None
 
 
 def _from_first(value: Any) -> Any:  # noqa: ANN401 - any value of the first process

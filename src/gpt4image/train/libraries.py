@@ -11,6 +11,7 @@ OPTIONAL = {
     "peft": ("lora", "lora (--lora)"),
     "lightly": ("ssl", "self_supervised (--self-supervised)"),
     "bitsandbytes": ("large", "An 8-bit optimizer (--optimizer)"),
+    "optuna": ("tune", "The search for settings (--tune)"),
 }
 """Extra and purpose of each library."""
 

@@ -24,6 +24,7 @@ from gpt4image.core.workdir import WorkDir
 from gpt4image.descriptions.class_texts import with_named_classes
 from gpt4image.images.open import open_images
 from gpt4image.images.sources.detect import require_source
+from gpt4image.train.libraries import require_library
 from gpt4image.workflows.arm_inputs import ArmInputs
 from gpt4image.workflows.inputs import (
     check_names,
@@ -293,7 +294,6 @@ def run_comparison(
     check_names(text, options.labeller.classes, crop_text=data.crop_text, recipe=new)
     from gpt4image.compare.experiments import check_experiment_name, read_sweep
     from gpt4image.compare.finished import find_finished, hash_inputs, save_finished
-    from gpt4image.compare.tuning import require_optuna
     from gpt4image.train.spec import add_controls
     from gpt4image.train.tracking import Tracking
 
@@ -301,7 +301,7 @@ def run_comparison(
     if sweep and options.tune:
         raise ConfigError("sweep (--sweep) and tune (--tune) exclude each other: try given values, or search for them.")
     if options.tune:
-        require_optuna()
+        require_library("optuna")
     if name is not None:
         check_experiment_name(name)
     if options.controls:
