@@ -53,7 +53,7 @@ def test_folder_gives_the_images_that_training_takes(exported, folder, capsys):
 
 
 def test_answers_are_the_most_probable_classes(exported, image_set):
-    red, blue = predict_images(exported, [image_set / name / "004.png" for name in ("red", "blue")], top=2)
+    red, blue = predict_images(str(exported), [str(image_set / name / "004.png") for name in ("red", "blue")], top=2)
     assert (red.answers[0][0], blue.answers[0][0]) == ("red", "blue")
     assert len(red.answers) == 2 and red.answers[0][1] > red.answers[1][1]
 

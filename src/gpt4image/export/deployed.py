@@ -247,7 +247,12 @@ def detect_objects(
 
 
 def predict_images(
-    model: Path, sources: Sequence[Path], *, top: int = 3, batch_size: int = 32, max_pixels: int = MAX_PIXELS
+    model: str | Path,
+    sources: Sequence[str | Path],
+    *,
+    top: int = 3,
+    batch_size: int = 32,
+    max_pixels: int = MAX_PIXELS,
 ) -> Iterator[Prediction]:
     """Predict the classes of images with an exported model; an unreadable or missing image gets its error.
 
@@ -265,9 +270,10 @@ def predict_images(
         ConfigError: the folder holds no exported model.
         DataError: there is no image.
     """
+    model = Path(model)
     layout = ExportLayout(model)
     layout.require()
-    files = named_files(sources, clips="frames" in read_config(layout))
+    files = named_files([Path(source) for source in sources], clips="frames" in read_config(layout))
     with doing("Loading the model"):
         deployed = DeployedModel.load(model)
     batches = (files[start : start + batch_size] for start in range(0, len(files), batch_size))

@@ -73,7 +73,7 @@ class Teacher(Protocol):
 
 
 def load_teacher(
-    name: str, device: str | None = None, *, checkpoint: Path | None = None, image_size: int | None = None
+    name: str, device: str | None = None, *, checkpoint: str | Path | None = None, image_size: int | None = None
 ) -> Teacher:
     """Load a vision teacher.
 
@@ -91,7 +91,7 @@ def load_teacher(
         StoreError: the folder holds no finished run.
     """
     kind, model = find_kind(name)
-    given = {"checkpoint": checkpoint, "image_size": image_size}
+    given = {"checkpoint": Path(checkpoint) if checkpoint else None, "image_size": image_size}
     settings = {key: value for key, value in given.items() if value is not None}
     for key in settings.keys() - set(kind.settings):
         raise ConfigError(

@@ -76,8 +76,8 @@ class PictureIndex:
 class IndexSettings(TypedDict, total=False):
     """Settings of `index_pictures`."""
 
-    run: Path | None
-    work: Path
+    run: str | Path | None
+    work: str | Path
     image_column: str | None
     max_pixels: int
     workers: int
@@ -86,7 +86,7 @@ class IndexSettings(TypedDict, total=False):
 def index_pictures(
     source: str,
     *,
-    run: Path | None = None,
+    run: str | Path | None = None,
     work: str | Path = WORK,
     image_column: str | None = None,
     max_pixels: int = MAX_PIXELS,
@@ -113,7 +113,8 @@ def index_pictures(
     from gpt4image.train.identity import find_aligned_run, require_finished
 
     workdir = WorkDir(work)
-    require_finished(run := run or find_aligned_run(work))
+    run = Path(run) if run else find_aligned_run(work)
+    require_finished(run)
     with console.doing("Loading the model"):
         from gpt4image.teachers.embedding import embed_images
         from gpt4image.teachers.models import ProjectedTeacher
@@ -163,7 +164,7 @@ def search_images(
     query: str,
     *,
     top: int = 12,
-    page: Path | None = None,
+    page: str | Path | None = None,
     **settings: Unpack[IndexSettings],
 ) -> list[Match]:
     """Search images by words, with a model that was trained on descriptions and its projector.
@@ -189,7 +190,7 @@ def search_images(
     pixels = 192 if page is not None else None
     matches = [index.match(at, float(scores[at]), pixels) for at in best.tolist()]
     if page is not None:
-        write_search_page(page, query, index.images.source, len(index.rows), index.model, matches)
+        write_search_page(Path(page), query, index.images.source, len(index.rows), index.model, matches)
     return matches
 
 
