@@ -226,7 +226,9 @@ def test_finished_comparison_reports_the_recorded_numbers_without_training(said,
     assert files("work/runs") == before
     # the command that version 0.1 advised had another number of seeds
     lines = [line for line in said["printed"]["compare"].splitlines() if not line.strip().startswith("gpt4image")]
-    assert figures("\n".join(lines)) <= figures(printed)
+    too_far = {"146.3", "171.3"}  # its interval reached beyond 100 points, which no difference can
+    assert too_far < figures("\n".join(lines))
+    assert figures("\n".join(lines)) - too_far <= figures(printed)
     found = json.loads(Path("work/comparison.json").read_text())
     for record in (*found["per_class"], *recorded["per_class"]):
         low, high = record.pop("low"), record.pop("high")  # version 0.1 had intervals of width zero for few images
