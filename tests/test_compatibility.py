@@ -234,6 +234,9 @@ def test_finished_comparison_reports_the_recorded_numbers_without_training(said,
         low, high = record.pop("low"), record.pop("high")  # version 0.1 had intervals of width zero for few images
         assert low <= record["difference"] <= high
     assert found["difference"].pop("needed")  # what it takes to tell more, which version 0.1 did not record
+    interval = recorded["difference"]
+    assert interval["low"] < -1 and interval["high"] > 1
+    interval |= {"low": -1.0, "high": 1.0}
     recorded["recipe"] |= {"keep": "best", "labelled_share": 0.5}  # settings that came later
     recorded["recipe"]["unlabelled"] = "align"  # the default changed; all images of this set have a label
     shown, known = (figures("\n".join(record.pop("notes"))) for record in (found, recorded))
