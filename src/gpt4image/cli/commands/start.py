@@ -20,7 +20,7 @@ class Demo(OutputOptions):
     """Show what descriptions do with few, wrong and clean labels, on the example images.
 
     Trains with and without descriptions in each case, and draws one figure of all cases. Needs no network and takes
-    about 8 minutes on two cores; an interrupted demo resumes.
+    6 to 10 minutes on two cores; an interrupted demo resumes.
     """
 
     KEYS: ClassVar = {
