@@ -1,5 +1,6 @@
 """Batches do not depend on workers, processes or resumption, and hold the right text beside each image."""
 
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ from gpt4image import embed_descriptions, train_model
 from gpt4image.descriptions.description_set import join_texts
 from gpt4image.train.backbone import build_backbone
 from gpt4image.train.data import (
+    Batch,
     BatchPart,
     EpochBatches,
     ImageInputs,
@@ -54,6 +56,21 @@ def test_batches_do_not_depend_on_workers_or_resumption(images, several_store, s
 
 def text_by_row(batches):
     return {int(row): text for batch in batches for row, text in zip(batch.rows, batch.vectors[0], strict=True)}
+
+
+def test_worker_sends_small_tensors_without_shared_memory():
+    small, large = torch.arange(3), torch.zeros(2, 3, 128, 128, dtype=torch.uint8)
+    brain = torch.ones(4, dtype=torch.bfloat16)
+    sent = Batch(large, small, (small * 2, brain), (), torch.zeros(3, 0), small, small, torch.tensor(2.5), None, small)
+    _, parts = sent.__reduce__()
+    shared = [part.dtype for part in (*parts[:2], *parts[2], *parts[4:8]) if isinstance(part, torch.Tensor)]
+    assert shared == [torch.uint8, torch.bfloat16]
+    received = deepcopy(sent)  # by the same call as pickle
+    assert type(received) is Batch and received.strong is None and received.vectors[1].dtype == torch.bfloat16
+    for field in ("inputs", "labels", "soft", "counts", "free"):
+        assert torch.equal(getattr(received, field), getattr(sent, field))
+        assert getattr(received, field).dtype == getattr(sent, field).dtype
+    received.labels[0] = 7  # writable
 
 
 def test_text_draws_depend_on_epoch_but_not_on_process(images, several_store, small_recipe):

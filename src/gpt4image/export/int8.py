@@ -21,9 +21,9 @@ from gpt4image.core.format import counted, percent, points
 from gpt4image.export.forms import graph_runner, remove_notes
 from gpt4image.images.table import ImageTable
 from gpt4image.tasks import find_task
-from gpt4image.train.data import evaluation_input, labelled_rows
+from gpt4image.train.data import labelled_rows
 from gpt4image.train.run import TrainedRun
-from gpt4image.train.transforms import evaluation_transform
+from gpt4image.train.transforms import evaluation_input, evaluation_transform
 
 CALIBRATION_IMAGES = 128
 BATCH = 32

@@ -25,9 +25,8 @@ from gpt4image.export.measure import Latency, Parity, compare_logits, measure_la
 from gpt4image.images.table import ImageTable
 from gpt4image.tasks import TASKS
 from gpt4image.train.backbone import apart, create_model, fitting_options
-from gpt4image.train.data import evaluation_input
 from gpt4image.train.run import TrainedRun, load_backbone
-from gpt4image.train.transforms import evaluation_transform
+from gpt4image.train.transforms import evaluation_input, evaluation_transform
 
 CHECKED_IMAGES = 32
 TOLERANCE = 1e-3  # largest difference between the exported and the trained model in a logit

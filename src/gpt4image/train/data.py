@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -23,8 +23,9 @@ from gpt4image.images.crops import crop_ids
 from gpt4image.images.table import ImageTable
 from gpt4image.tasks import find_task
 from gpt4image.train.guidance import Guidance, mean_soft_labels
-from gpt4image.train.transforms import Transform, View
+from gpt4image.train.transforms import View
 
+PICKLED_BYTES = 64 * 1024  # tensors up to this size leave a worker through its pipe, others through shared memory
 Key = tuple[int, int]  # draw and position in the dataset; the draw is the epoch, unless images are repeated
 
 
@@ -83,13 +84,27 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device) -> Batch:
         """Copy the batch to a device."""
+        return Batch(*_each(lambda part: part.to(device, non_blocking=True), self))
 
-        def move(part: Any) -> Any:  # noqa: ANN401 - a tensor, or several (which a loader turns into a list)
-            if part is None:
-                return None
-            return part.to(device, non_blocking=True) if isinstance(part, Tensor) else tuple(map(move, part))
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle small tensors by value; torch opens a shared memory file for each, which takes longer than a copy."""
 
-        return Batch(*map(move, self))
+        def pack(part: Tensor) -> Tensor | np.ndarray:
+            small = part.nbytes <= PICKLED_BYTES and part.dtype is not torch.bfloat16  # a type NumPy lacks
+            return part.numpy() if small else part
+
+        return _unpickle_batch, _each(pack, self)
+
+
+def _unpickle_batch(*parts: Any) -> Batch:  # noqa: ANN401 - tensors, arrays, or several of them
+    return Batch(*_each(torch.as_tensor, parts))
+
+
+def _each(change: Callable[[Any], Any], parts: Any) -> Any:  # noqa: ANN401 - likewise, or None
+    """Apply a function to each tensor or array; a loader turns tuples into lists."""
+    if isinstance(parts, tuple | list):
+        return tuple(_each(change, part) for part in parts)
+    return None if parts is None else change(parts)
 
 
 class Inputs(Dataset[Tensor]):
@@ -308,13 +323,6 @@ class ShareInOrder(Sampler[BatchPart]):
     def __iter__(self) -> Iterator[BatchPart]:
         for start in range(0, len(self._positions), self._batch_size):
             yield BatchPart([(0, position) for position in self._positions[start : start + self._batch_size]])
-
-
-def evaluation_input(images: ImageTable, row: int, transform: Transform) -> Tensor:
-    """Return a transformed image [3, H, W], or the frames of a clip [T, 3, H, W]."""
-    if images.frames is None:
-        return transform(images.image(row))
-    return torch.stack(images.over_frames(row, lambda frame: transform(frame.decode())))
 
 
 def make_loader(

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from gpt4image.core.errors import ConfigError
 from gpt4image.images.decode import EncodedImage
+from gpt4image.images.table import ImageTable
 from gpt4image.train.recipe import AUGMENTATION, Recipe
 
 Transform = Callable[[Image.Image], Tensor]
@@ -234,3 +235,10 @@ def resize(picture: np.ndarray, size: tuple[int, int], interpolation: str) -> Te
         return F.interpolate(pixels[None], size, mode=interpolation, antialias=True)[0]
     resized = Image.fromarray(picture).resize(size[::-1], Image.Resampling[interpolation.upper()])
     return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
+
+
+def evaluation_input(images: ImageTable, row: int, transform: Transform) -> Tensor:
+    """Return a transformed image [3, H, W], or the frames of a clip [T, 3, H, W]."""
+    if images.frames is None:
+        return transform(images.image(row))
+    return torch.stack(images.over_frames(row, lambda frame: transform(frame.decode())))
