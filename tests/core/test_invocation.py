@@ -15,7 +15,7 @@ import pytest
 from gpt4image.cli.commands import COMMANDS as CLI
 from gpt4image.cli.main import main
 from gpt4image.core.errors import ConfigError
-from gpt4image.core.invocation import Invocation, in_users_words, invoked
+from gpt4image.core.invocation import Invocation, in_users_words, install_command, invoked
 from gpt4image.core.options import DataOptions
 from gpt4image.train.recipe import Recipe
 from support import ROOT
@@ -163,3 +163,25 @@ def test_program_is_named_as_it_was_started():
     module = (sys.executable, "-m", "gpt4image", "check")
     assert f"{sys.executable} -m gpt4image describe check?" in error_of(*module)
     assert "../run gpt4image describe check?" in error_of(*module, GPT4IMAGE_COMMAND="../run gpt4image")
+
+
+@pytest.mark.parametrize(
+    ("made_by", "command"),
+    [
+        ("uv-receipt.toml", "uv pip install --python '{home}' 'gpt4image[onnx]'"),
+        ("pipx_metadata.json", "pipx runpip 'my tools' install 'gpt4image[onnx]'"),
+        ("pyvenv.cfg", "pip install 'gpt4image[onnx]'"),
+    ],
+)
+def test_install_command_is_that_of_the_tool_that_made_the_environment(tmp_path, monkeypatch, made_by, command):
+    home = tmp_path / "my tools"
+    home.mkdir()
+    (home / made_by).touch()
+    monkeypatch.setattr(sys, "prefix", str(home))
+    monkeypatch.setattr("gpt4image.core.invocation.find_spec", lambda name: name == "pip")
+    assert install_command("gpt4image[onnx]") == command.format(home=home)
+
+
+def test_install_command_without_pip_is_that_of_uv(monkeypatch):
+    monkeypatch.setattr("gpt4image.core.invocation.find_spec", lambda _: None)
+    assert install_command("transformers") == "uv pip install transformers"

@@ -10,6 +10,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from gpt4image.cli.main import main
+from gpt4image.core.invocation import install_command
 from gpt4image.describe.clients import ServerProgram
 from gpt4image.workflows import doctor
 from support.stub_server import StubServer
@@ -37,7 +38,7 @@ def test_missing_extra_comes_with_the_command_that_installs_it(monkeypatch):
     monkeypatch.setattr(doctor, "unsatisfied", lambda each: each if each.name == "onnxruntime" else None)
     found = by_name(doctor.extras())
     assert found["onnx"].state == "missing"
-    assert found["onnx"].detail == "needs onnxruntime: pip install 'gpt4image[onnx]'"
+    assert found["onnx"].detail == f"needs onnxruntime: {install_command('gpt4image[onnx]')}"
     assert found["clip"].state == "ok"
     assert not {"dev", "docs", "test"} & set(found)
 

@@ -10,6 +10,7 @@ import pytest
 from gpt4image.cli.main import main
 from gpt4image.core import hub
 from gpt4image.core.errors import DataError
+from gpt4image.core.invocation import install_command
 
 
 @pytest.fixture
@@ -82,7 +83,7 @@ def test_model_that_no_hub_holds_is_told_before_the_images_are_read(
 @pytest.mark.parametrize(
     ("words", "needed"),
     [
-        ("--lora 4", "--lora needs peft, which is not installed. Install it: pip install 'gpt4image[lora]'"),
+        ("--lora 4", f"--lora needs peft, which is not installed. Install it: {install_command('gpt4image[lora]')}"),
         ("--optimizer bnbadamw8bit", "pip install 'gpt4image[large]'"),
         ("--self-supervised dino --labels-from 0.5", "pip install 'gpt4image[ssl]'"),
     ],

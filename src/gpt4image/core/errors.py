@@ -19,7 +19,7 @@ Every message names what is wrong (file, row, value) and what to do about it. An
 
 from collections.abc import Iterator
 
-from gpt4image.core.invocation import in_users_words
+from gpt4image.core.invocation import in_users_words, install_command
 
 
 def first_line(error: BaseException) -> str:
@@ -96,5 +96,5 @@ class MissingExtraError(Gpt4ImageError):
     """An optional library is not installed; the message contains the command to install it."""
 
     def __init__(self, library: str, extra: str | None, purpose: str) -> None:
-        package = f"'gpt4image[{extra}]'" if extra else library
-        super().__init__(f"{purpose} needs {library}, which is not installed. Install it: pip install {package}")
+        command = install_command(f"gpt4image[{extra}]" if extra else library)
+        super().__init__(f"{purpose} needs {library}, which is not installed. Install it: {command}")

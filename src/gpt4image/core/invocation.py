@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 NAME = "gpt4image"
@@ -133,3 +134,13 @@ def _module_call(words: Sequence[str]) -> str:
     'python3 -m gpt4image'
     """
     return shlex.join(words[: words.index(NAME) + 1]) if NAME in words else f"python -m {NAME}"
+
+
+def install_command(package: str) -> str:
+    """Return the command that adds a package to this environment, by the tool that made the environment."""
+    quoted, home = shlex.quote(package), Path(sys.prefix)
+    if (home / "uv-receipt.toml").is_file():  # by uv tool install
+        return f"uv pip install --python {shlex.quote(sys.prefix)} {quoted}"
+    if (home / "pipx_metadata.json").is_file():
+        return f"pipx runpip {shlex.quote(home.name)} install {quoted}"
+    return f"{'pip' if find_spec('pip') else 'uv pip'} install {quoted}"

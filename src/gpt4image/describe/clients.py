@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from gpt4image.core.console import say
 from gpt4image.core.errors import DescribeError
+from gpt4image.core.invocation import install_command
 from gpt4image.describe.options import DESCRIBERS, DescribeOptions
 from gpt4image.describe.question import read_prompts
 from gpt4image.llm.base import Describer, EndpointDownError
@@ -210,7 +211,7 @@ PROGRAMS = (
 async def describer_advice(trouble: str) -> str:
     """Return a message that says what is wrong, which describers would work, and how to start them."""
     states = await asyncio.gather(*(program_state(program) for program in PROGRAMS))
-    local = "transformers is installed" if find_spec("transformers") else "needs: pip install transformers"
+    local = "transformers is installed" if find_spec("transformers") else f"needs: {install_command('transformers')}"
     return "\n".join(
         [
             f"{trouble} Options:",

