@@ -10,7 +10,7 @@ from sklearn import metrics
 from gpt4image import open_run
 from gpt4image.compare.gallery import choose_gallery
 from gpt4image.compare.predictions import predict_test_images
-from gpt4image.compare.summarize import RunOutcome, compare_with_baseline, record_comparison, record_run
+from gpt4image.compare.summarize import RunOutcome, compare_with_baseline, find_candidate, record_comparison, record_run
 from gpt4image.probing.verdicts import holm
 from gpt4image.tasks.classification import ClassPredictions
 
@@ -90,3 +90,17 @@ def test_difference_is_described_minus_baseline(work, images, descriptions, stor
     assert sum(each.predictions for each in found.arms[0].reliability) == count
     groups = [item.group for item in choose_gallery(images, descriptions, arms).items]
     assert (groups.count("broken"), groups.count("both right"), groups.count("mended")) == (1, 1, count - 2)
+
+
+@pytest.mark.parametrize(
+    ("arms", "headline"),
+    [
+        ("baseline self-training text-labels described", "text-labels"),
+        ("baseline described text-labels", "described"),
+        ("baseline shuffled teacher llm-labels described", "described"),
+        ("baseline llm-labels", "llm-labels"),
+        ("baseline image-labels shuffled", None),
+    ],
+)
+def test_headline_is_about_the_first_arm_that_learns_from_texts(arms, headline):
+    assert find_candidate(arms.split()) == headline

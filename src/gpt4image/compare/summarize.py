@@ -125,12 +125,12 @@ def record_comparison(
 
 
 def find_candidate(names: Sequence[str]) -> str | None:
-    """Return the arm whose difference from the baseline is the headline: `described`, else the first that uses texts.
+    """Return the arm whose difference from the baseline is the headline: the first that learns from texts.
 
     Where none does, it is the arm that uses classes picked by an LLM.
     """
     learn = [name for name in names if name != REFERENCE and ARMS.load(name).learns_from_texts]
-    learn.sort(key=lambda name: (name != CANDIDATE, ARMS.load(name).labels == "llm"))
+    learn.sort(key=lambda name: ARMS.load(name).labels == "llm")
     return next(iter(learn), None)
 
 
