@@ -29,10 +29,7 @@ def digest(*parts: bytes | str) -> str:
 
 def digest_of(parts: Iterable[bytes | str]) -> str:
     """Return the digest of parts that need not all be in memory."""
-    hasher = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        hasher.update(framed(part))
-    return hasher.hexdigest()
+    return start_digest(parts).hexdigest()
 
 
 def digests(first: Sequence[str], last: Iterable[bytes | str]) -> Iterator[str]:
@@ -41,13 +38,19 @@ def digests(first: Sequence[str], last: Iterable[bytes | str]) -> Iterator[str]:
     >>> list(digests(["a"], ["b", b"c"])) == [digest("a", "b"), digest("a", b"c")]
     True
     """
-    hasher = hashlib.blake2b(digest_size=16)
-    for part in first:
-        hasher.update(framed(part))
+    hasher = start_digest(first)
     for each in last:
         copy = hasher.copy()
         copy.update(framed(each))
         yield copy.hexdigest()
+
+
+def start_digest(parts: Iterable[bytes | str]) -> hashlib.blake2b:
+    """Return a hasher that has seen some parts; a copy of it can be given further ones, each `framed`."""
+    hasher = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        hasher.update(framed(part))
+    return hasher
 
 
 def framed(part: bytes | str) -> bytes:

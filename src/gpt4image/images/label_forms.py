@@ -211,12 +211,13 @@ def shared_folders(listing: Listing) -> list[str]:
     classes are pointed out.
     """
     inner: dict[int, set[str]] = {}
-    for path, label in zip(listing.rows["path"].to_pylist(), listing.rows["label"].to_pylist(), strict=True):
-        if label >= 0:
-            # Counted from the end: class, folder, file; split folders may be above.
-            names = path.split("/")
-            at = next((n for n, name in enumerate(names[:2]) if compose(name) == compose(listing.classes[label])), 0)
-            inner.setdefault(label, set()).update(names[at + 1 : at + 2] if len(names) > at + 2 else ())
+    paths, labels = listing.rows["path"].to_pylist(), listing.rows["label"].to_pylist()
+    folders = {(path.rpartition("/")[0], label) for path, label in zip(paths, labels, strict=True) if label >= 0}
+    for folder, label in sorted(folders, key=lambda found: found[1]):
+        # The class, then the folder in it; a split folder may be above.
+        names = folder.split("/")
+        at = next((n for n, name in enumerate(names[:2]) if compose(name) == compose(listing.classes[label])), 0)
+        inner.setdefault(label, set()).update(names[at + 1 : at + 2])
     shared = set.intersection(*inner.values()) if len(inner) > 1 else set()
     every = set.union(*inner.values()) if inner else set()
     if all(inner.values()) and len(every) > 1 and all(YEAR.fullmatch(listing.classes[label]) for label in inner):

@@ -16,6 +16,7 @@ from pathlib import Path
 from gpt4image.core.console import say
 from gpt4image.core.errors import ConfigError, DataError
 from gpt4image.core.hub import HUB_PREFIX
+from gpt4image.core.memory import pause_garbage_collection
 from gpt4image.core.tables import ARROW_SUFFIXES, TABLE_SUFFIXES, Table
 from gpt4image.images.sources.annotations import (
     find_fiftyone,
@@ -254,6 +255,7 @@ MASK_KINDS = (
 """The kinds of sources with masks, likewise."""
 
 
+@pause_garbage_collection()
 def list_source(source: str | Path, columns: ColumnNames, kept: Path | None = None) -> Listing:
     """List the images of a source of any kind.
 

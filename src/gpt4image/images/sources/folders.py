@@ -278,7 +278,8 @@ def inspect_file(file: str | Path, path: str, scope: str) -> FoundFile:
         return FoundFile(path, b"", f"cannot be read ({error.strerror})")
     if not stat.S_ISREG(status.st_mode):
         return FoundFile(path, b"", "not a regular file")
-    return FoundFile(path, key_of(scope, "\0".join((path, *map(str, state)))))
+    size, modified, changed = state
+    return FoundFile(path, key_of(scope, f"{path}\0{size}\0{modified}\0{changed}"))
 
 
 @dataclass(frozen=True)

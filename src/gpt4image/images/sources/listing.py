@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +18,7 @@ import pyarrow as pa
 
 from gpt4image.core.console import say
 from gpt4image.core.errors import DataError
-from gpt4image.core.files import digest, digests
+from gpt4image.core.files import digests, framed, start_digest
 from gpt4image.core.format import counted
 from gpt4image.core.tables import compose, is_missing
 from gpt4image.images.boxes import GivenBox, RejectedBox, check_boxes, find_picture_size, to_box_columns
@@ -342,4 +344,12 @@ def keys_of(parts: Sequence[object], rows: Iterable[int]) -> Iterator[bytes]:
 
 def key_of(*parts: object) -> bytes:
     """Return the 16-byte key of an unchanged image."""
-    return bytes.fromhex(digest(*map(str, parts)))
+    hasher = _seeded(tuple(map(str, parts[:-1]))).copy()
+    hasher.update(framed(str(parts[-1])))
+    return hasher.digest()
+
+
+@lru_cache(maxsize=16)
+def _seeded(parts: tuple[str, ...]) -> hashlib.blake2b:
+    """Return the hasher that has seen the first parts of a key, which the images of a set share."""
+    return start_digest(parts)
