@@ -27,6 +27,7 @@ from gpt4image.images.table import SPLITS
 COMMON_SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG")  # suffixes that tables may omit
 LEVELS = 3  # levels above the image set at which a path in a table may start
 
+_SUFFIXES = tuple(IMAGE_SUFFIXES)
 _HIDDEN = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin"})
 
 
@@ -144,8 +145,7 @@ def is_hidden(name: str) -> bool:
 
 def is_image_name(name: str) -> bool:
     """Whether a file's name may be an image's: it has a known suffix, or none."""
-    suffix = os.path.splitext(name)[1].casefold()  # noqa: PTH122 - asked of every file of a set
-    return suffix in ("", ".") or suffix in IMAGE_SUFFIXES
+    return name.casefold().endswith(_SUFFIXES) or Path(name).suffix in ("", ".")
 
 
 def _position(found: FoundFile, folder: str) -> tuple[str, str, str]:
