@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
 from gpt4image.core.console import say
 from gpt4image.core.format import counted
 from gpt4image.core.options import DataOptions
@@ -89,7 +87,7 @@ def select_backend(job: DescribeJob, data: DataOptions, work: Path) -> Run:
 def print_plan(job: DescribeJob, tasks: Tasks) -> None:
     """Print the plan."""
     prompts = ", ".join(prompt.name for prompt in job.question.prompts)
-    copies = len(job.rows) - len(np.unique(job.images.ids[job.rows]))
+    copies = len(job.rows) - len(set(job.images.ids[job.rows].tolist()))
     once = f"; copies are described once ({copies:,} here)" if copies else ""
     say(
         f"descriptions: {len(tasks):,} to write with {job.question.model} ({prompts}), {tasks.done:,} already "

@@ -7,6 +7,7 @@ import glob
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate
 from operator import attrgetter
 from pathlib import Path
@@ -282,9 +283,11 @@ def _labels(reader: DatasetReader, roles: Roles, unlabelled: np.ndarray) -> tupl
         return _label_sets([None if without else value for value, without in pairs], names)
     if names is None:
         # Part by part, since the same numbers may be integers in one part and floats in another.
-        values = [value for part in reader.chunks(column) for value in part.to_pylist()]
-        pairs = zip(values, unlabelled.tolist(), strict=True)
-        return encode_labels([None if without else _label(value) for value, without in pairs])
+        parts = reader.chunks(column)
+        pairs = zip((value for part in parts for value in part.to_pylist()), unlabelled.tolist(), strict=True)
+        # Lists cannot be looked up, and are no labels.
+        read = _label if any(pa.types.is_nested(part.type) for part in parts) else lru_cache(None, typed=True)(_label)
+        return encode_labels([None if without else read(value) for value, without in pairs])
     labels = pc.fill_null(reader.column(column), -1).to_numpy().astype(np.int64)
     labels[unlabelled] = -1
     outside = np.flatnonzero((labels < -1) | (labels >= len(names)))

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from gpt4image.core.console import say
 from gpt4image.core.errors import DataError
-from gpt4image.core.files import digests, framed, start_digest
+from gpt4image.core.files import framed, start_digest
 from gpt4image.core.format import counted
 from gpt4image.core.tables import compose, is_missing
 from gpt4image.images.boxes import GivenBox, RejectedBox, check_boxes, find_picture_size, to_box_columns
@@ -339,7 +339,11 @@ def file_state(file: str | os.PathLike[str], status: os.stat_result) -> tuple[in
 
 def keys_of(parts: Sequence[object], rows: Iterable[int]) -> Iterator[bytes]:
     """Yield the key of each row or place in a file; equal to `key_of(*parts, row)`."""
-    return map(bytes.fromhex, digests([str(part) for part in parts], map(str, rows)))
+    seen = start_digest(map(str, parts))
+    for row in rows:
+        hasher = seen.copy()
+        hasher.update(framed(str(row)))
+        yield hasher.digest()
 
 
 def key_of(*parts: object) -> bytes:
