@@ -117,6 +117,20 @@ def test_file_that_lacks_announced_frames_is_cut_off(tmp_path):
         read_clip(path, "clip.avi", FrameChoice())
 
 
+@pytest.mark.parametrize(("suffix", "codec"), [("flv", "flv1"), ("gif", "gif")])
+def test_cut_file_of_a_format_that_does_not_count_its_frames_is_named(suffix, codec, tmp_path):
+    """A clip of three frames is whole, although FLV does not say how long the last of them lasts."""
+    file = tmp_path / f"clip.{suffix}"
+    assert len(read_clip(write_video(file, draw_clip("left", length=3), codec), file.name, FrameChoice())) == 3
+    data = write_video(file, draw_clip("left", length=24), codec).read_bytes()
+    for size in (len(data) // 3, len(data) // 2, len(data) * 4 // 5):
+        file.write_bytes(data[:size])
+        with pytest.raises(ImageError, match=rf"clip\.{suffix}: the file is cut off: "):
+            read_clip(file, file.name, FrameChoice())
+    file.write_bytes(data + b"more")  # after the end, as some programs leave
+    assert len(read_clip(file, file.name, FrameChoice())) == 8
+
+
 @pytest.mark.parametrize("sound", [False, True])
 def test_matroska_file_that_lacks_announced_seconds_is_cut_off(tmp_path, sound):
     path = tmp_path / "clip.mkv"

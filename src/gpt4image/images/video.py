@@ -7,6 +7,7 @@ decoded from the key frame before. A file whose times do not lead to its frames 
 from __future__ import annotations
 
 import math
+import os
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -29,6 +30,8 @@ _SUFFIXES = (
 VIDEO_SUFFIXES = frozenset("." + suffix for suffix in _SUFFIXES.split())
 ALONE = {"protocol_whitelist": "none"}  # a playlist with the name of a clip must not open other files or addresses
 CUT_OFF = 0.9  # share of the frames or seconds announced by a file, below which it counts as truncated
+# Formats whose files state their seconds. FFmpeg guesses those of most others from the data that it finds.
+TIMED_FORMATS = frozenset({"matroska,webm", "flv"})
 GREY_SIDE = 32  # side of the frames whose differences reveal scene changes
 
 
@@ -87,14 +90,42 @@ def frame_times(file: Path, name: str) -> FrameTimes:
                 packets.append((packet.pts, packet.is_keyframe))
             if packet.size and packet.pts is not None:
                 end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-        announced = stream.frames
-        # other formats do not state the number of frames, and FFmpeg guesses the length of most from the data it finds
-        seconds = (container.duration or 0) / 1e6 if "matroska" in container.format.name else 0.0
+        announced, kind = stream.frames, container.format.name
+        seconds = (container.duration or 0) / 1e6 if kind in TIMED_FORMATS else 0.0
+        last = float(1 / stream.average_rate) if kind == "flv" and stream.average_rate else 0.0  # FLV does not state it
+    if kind == "gif" and is_cut_gif(file):
+        raise ImageError(f"{name}: the file is cut off: it ends inside a frame")
     if len(packets) < CUT_OFF * announced:
         raise ImageError(f"{name}: the file is cut off: it has {len(packets):,} of {announced:,} frames")
-    if end < CUT_OFF * seconds:
+    if end + last < CUT_OFF * seconds:
         raise ImageError(f"{name}: the file is cut off: {end:.1f} of {seconds:.1f} seconds are there")
     return FrameTimes(packets)
+
+
+def is_cut_gif(file: Path) -> bool:
+    """Whether a GIF ends inside a block. Its frames say how long they last, and nothing how many there are."""
+
+    def skip_table(flags: int) -> None:
+        opened.seek(3 << (flags & 7) + 1 if flags & 0x80 else 0, os.SEEK_CUR)
+
+    size = file.stat().st_size
+    with file.open("rb") as opened:
+        head = opened.read(13)  # signature, size of the screen, and flags that say whether a colour table follows
+        if len(head) < 13:
+            return True
+        skip_table(head[10])
+        while (kind := opened.read(1)) in (b"!", b","):
+            head = opened.read(1 if kind == b"!" else 9)  # label of an extension; place, size and flags of a frame
+            if kind == b"," and len(head) == 9:
+                skip_table(head[8])
+                opened.seek(1, os.SEEK_CUR)  # width of the codes
+            while length := opened.read(1):
+                if length == b"\0":
+                    break
+                opened.seek(length[0], os.SEEK_CUR)
+            else:
+                return True
+        return opened.tell() > size
 
 
 def find_frames(file: Path, name: str, wanted: Sequence[int], keys: Sequence[int], side: int) -> list[Image.Image]:
