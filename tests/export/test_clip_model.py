@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 
 import pytest
 
@@ -63,6 +64,14 @@ def test_predictions_are_those_of_the_trained_model_and_broken_clips_are_named(r
 def test_folder_of_frames_and_single_files_can_be_named(folder, model):
     found = list(predict_images(model, [folder / "down/clip2", folder / "left/1.mp4", folder / "missing.mp4"]))
     assert [bool(each.error) for each in found] == [False, False, True]
+
+
+def test_video_next_to_pictures_is_a_clip_and_they_are_none(folder, model, tmp_path):
+    for name in ("left/1.mp4", "left/clip2/frame0.png"):
+        shutil.copy(folder / name, tmp_path)
+    assert [each.path.name for each in predict_images(model, [tmp_path])] == ["1.mp4"]
+    (tmp_path / "1.mp4").rename(tmp_path / "1.gif")  # FFmpeg goes by the content
+    assert [(each.path.name, each.error) for each in predict_images(model, [tmp_path])] == [("1.gif", None)]
 
 
 def test_command_prints_a_row_for_each_clip(folder, model, capsys):

@@ -15,7 +15,7 @@ from gpt4image.core.files import write_json
 from gpt4image.export.measure import Parity, compare_logits
 from gpt4image.images.clips import FrameChoice, spread, unpack_frames
 from gpt4image.images.decode import decode
-from gpt4image.images.sources.clip_folders import find_clips, frame_files, make_frames
+from gpt4image.images.sources.clip_folders import find_clips, frame_files, is_video, make_frames
 from gpt4image.train.backbone import VIDEO, apart, fitting_options
 from gpt4image.train.clips import create_clip_model
 from gpt4image.train.run import TrainedRun
@@ -69,10 +69,10 @@ def read_input(place: Path, choice: FrameChoice, transform: Transform, max_pixel
 def clip_files(sources: Iterable[Path], others: list[Path]) -> Iterator[tuple[Path, str]]:
     """Yield the named clips and those in the named folders, in order of names, each with why it cannot be read if so.
 
-    A folder that holds frames is a clip itself. Other files in the folders are added to `others`.
+    A folder that holds frames and no video files is a clip itself. Other files in the folders are added to `others`.
     """
     for source in sources:
-        if not source.is_dir() or frame_files(source):
+        if not source.is_dir() or (frame_files(source) and not any(is_video(file.name) for file in source.iterdir())):
             yield source, "" if source.exists() else "the file does not exist"
             continue
         for found in sorted(find_clips(source, in_classes=False)):

@@ -165,8 +165,9 @@ def frame_order(name: str) -> list[tuple[bool, int, str]]:
 
 
 def frame_files(folder: Path) -> list[Path]:
-    """Return the frames of a folder in the order of time."""
-    files = (file for file in folder.iterdir() if file.suffix.casefold() in IMAGE_SUFFIXES and not is_hidden(file.name))
+    """Return the frames of a folder in the order of time; a GIF next to them is a clip of its own."""
+    suffixes = IMAGE_SUFFIXES - VIDEO_SUFFIXES
+    files = (file for file in folder.iterdir() if file.suffix.casefold() in suffixes and not is_hidden(file.name))
     return sorted(files, key=lambda file: (frame_order(file.name), file.name))
 
 
