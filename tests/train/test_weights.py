@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import io
+import re
 import zipfile
 from types import SimpleNamespace
 
@@ -146,6 +147,12 @@ SELF_SUPERVISED = {
     },
     # Oquab et al., DINOv2
     "DINOv2": lambda s: s | {"mask_token": torch.zeros(1, 64)},
+    "DINOv2 in chunks": lambda s: {
+        "teacher": {
+            "backbone." + re.sub(r"^blocks\.(\d+)", lambda block: f"blocks.{int(block[1]) // 3}.{block[1]}", name): w
+            for name, w in s.items()
+        }
+    },
     # Lightly's training checkpoints
     "LightlyTrain": lambda s: {
         "state_dict": prefixed(damaged(s), "student_embedding_model.wrapped_model._model.")
@@ -168,7 +175,15 @@ def test_self_supervised_checkpoints_load_at_any_image_size(layout, size, tmp_pa
         if name != "pos_embed" or size == 32:
             assert torch.equal(state[name], tensor), name
     said = " ".join(capsys.readouterr().err.split())
-    assert ("1 tensor converted, such as pos_embed" in said) == (size != 32)
+    assert ("converted, such as pos_embed" in said) == (size != 32)
+
+
+def test_what_does_not_fit_is_told_after_the_conversion(tmp_path):
+    """MAE's fine-tuning normalises the pooled feature; the position embedding, of another size, is no fault."""
+    names = {"norm.weight": "fc_norm.weight", "norm.bias": "fc_norm.bias"}
+    save_file({names.get(name, name): w for name, w in vit(48).state_dict().items()}, tmp_path / "mae.safetensors")
+    with pytest.raises(ConfigError, match=r"tensors fit, and 'norm\.weight' is missing"):
+        load_weights(vit(32), tmp_path / "mae.safetensors")
 
 
 def test_position_embedding_of_another_image_size_is_interpolated_as_timm_does(tmp_path):

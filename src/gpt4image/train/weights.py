@@ -24,6 +24,8 @@ from gpt4image.core.format import counted
 COUNTERS = ("num_batches_tracked", "n_averaged", "total_ops", "total_params")
 # Names added by wrappers, also in the middle of names: torch.compile, FSDP, activation checkpointing, Lightning.
 WRAPPERS = re.compile(r"\b_(?:orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module|forward_module)\.")
+# DINOv2 divides blocks into chunks for FSDP (`block_chunks`), and counts them on from chunk to chunk.
+CHUNK = re.compile(r"^blocks\.\d+\.(\d+)\.")
 LEAST_BYTES = 2  # bytes of the smallest number type that holds a weight without quantisation
 LONGEST_HEADER = 10**8  # bytes, in safetensors
 
@@ -57,9 +59,11 @@ def load_weights(model: nn.Module, path: Path) -> None:
     heads = tuple(f"{name}." for name in classifier_names(model))
     body = {name: tensor for name, tensor in wanted.items() if not name.startswith(heads)}
     converted: list[str] = []
-    if not fits(found, body) and fits(other := convert(model, found), body):
-        converted = [name for name in body if name not in found or found[name].shape != body[name].shape]
-        found = other
+    if misfits := count_misfits(found, body):
+        other = convert(model, found)
+        if count_misfits(other, body) < misfits:  # also of a file that does not fit, whose fault is then the real one
+            converted = [name for name in body if name not in found or found[name].shape != body[name].shape]
+            found = other
     head = {name: found.pop(name) for name in list(found) if name.startswith(heads)}
     if any(name not in wanted or tensor.shape != wanted[name].shape for name, tensor in head.items()):
         head = {}
@@ -175,17 +179,19 @@ def find_prefix(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> 
     return max(votes, key=lambda prefix: (votes[prefix], bool(AVERAGED.search(prefix))), default="")
 
 
-def fits(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> bool:
-    """Whether all wanted tensors, counters apart, are there and have their shapes."""
-    return all(
-        name in tensors and tensors[name].shape == tensor.shape
+def count_misfits(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> int:
+    """Return how many of the wanted tensors, counters apart, are missing or have another shape."""
+    return sum(
+        name not in tensors or tensors[name].shape != tensor.shape
         for name, tensor in wanted.items()
         if not name.endswith(COUNTERS)
     )
 
 
 def convert(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return tensors as timm converts those of the original code of a model; unchanged if it does not know them."""
+    """Return tensors as timm converts those of a model's original code; those that it does not know are unchanged."""
+    if not any(CHUNK.match(name) for name in model.state_dict()):
+        tensors = {CHUNK.sub(r"blocks.\1.", name): tensor for name, tensor in tensors.items()}
     known = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     try:
         return dict(known(dict(tensors), model)) if known else dict(tensors)
