@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from dataclasses import fields, is_dataclass
+from importlib import metadata
 
 import pytest
 
@@ -178,10 +179,15 @@ def test_install_command_is_that_of_the_tool_that_made_the_environment(tmp_path,
     home.mkdir()
     (home / made_by).touch()
     monkeypatch.setattr(sys, "prefix", str(home))
-    monkeypatch.setattr("gpt4image.core.invocation.find_spec", lambda name: name == "pip")
+    monkeypatch.setattr(metadata, "distributions", lambda name: iter([name]))
     assert install_command("gpt4image[onnx]") == command.format(home=home)
 
 
 def test_install_command_without_pip_is_that_of_uv(monkeypatch):
-    monkeypatch.setattr("gpt4image.core.invocation.find_spec", lambda _: None)
+    monkeypatch.setattr(metadata, "distributions", lambda name: iter(()))
     assert install_command("transformers") == "uv pip install transformers"
+
+
+def test_setuptools_can_still_be_loaded_after_a_look_for_pip():
+    code = "import gpt4image.core.invocation as i; i.install_command('x'); import setuptools"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
+from importlib import metadata
 from pathlib import Path
 
 NAME = "gpt4image"
@@ -143,4 +143,5 @@ def install_command(package: str) -> str:
         return f"uv pip install --python {shlex.quote(sys.prefix)} {quoted}"
     if (home / "pipx_metadata.json").is_file():
         return f"pipx runpip {shlex.quote(home.name)} install {quoted}"
-    return f"{'pip' if find_spec('pip') else 'uv pip'} install {quoted}"
+    # Not find_spec: setuptools takes that for a run of pip, and torch.compile, which loads it, then fails.
+    return f"{'pip' if any(metadata.distributions(name='pip')) else 'uv pip'} install {quoted}"
