@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from gpt4image import train_model
 from gpt4image.core.errors import TrainingError
 from gpt4image.train.backbone import build_backbone
-from gpt4image.train.loop import LossWatch
+from gpt4image.train.loop import LossWatch, clear_errors
 from gpt4image.train.transforms import seed_everything
 from support.training import observe
 
@@ -142,3 +142,37 @@ def test_projector_gradients_do_not_shorten_backbone_steps(images, store, small_
     a, b = (load_file(run.layout.weights) for run in runs)
     for key in a:
         torch.testing.assert_close(a[key], b[key], atol=1e-5, rtol=1e-5)
+
+
+def no_compiler(*_):
+    """A backend of torch.compile on a machine without a compiler."""
+    raise RuntimeError("No working C++ compiler found")
+
+
+@pytest.mark.parametrize(
+    ("action", "remedy"),
+    [
+        (lambda: torch.empty(2**60), "grad_checkpointing"),
+        (
+            lambda: torch.compile(lambda x: x + 1, backend=no_compiler)(torch.ones(2)),
+            "leave out compile",
+        ),
+    ],
+)
+def test_errors_of_torch_name_the_remedy(action, remedy):
+    with pytest.raises(TrainingError, match=remedy), clear_errors():
+        action()
+
+
+def test_other_runtime_errors_stay_as_they_are():
+    with pytest.raises(RuntimeError, match="shapes"), clear_errors():
+        torch.ones(2, 3) @ torch.ones(2, 3)
+
+
+def test_full_memory_of_a_gpu_ends_training_with_the_remedy(images, small_recipe, tmp_path, monkeypatch):
+    def fill(*_args, **_kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr("gpt4image.train.loop.accumulate_gradients", fill)
+    with pytest.raises(TrainingError, match=r"Tried to allocate 2.00 GiB.*accumulate"):
+        train_model(images, None, small_recipe(), tmp_path, arm="baseline")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from gpt4image.align.aligned_model import AlignedModel
 from gpt4image.core.console import Meter
-from gpt4image.core.errors import TrainingError
+from gpt4image.core.errors import TrainingError, first_line
 from gpt4image.train.data import Batch, EpochBatches
 from gpt4image.train.frozen import freeze
 from gpt4image.train.objective import Objective
@@ -157,6 +158,28 @@ def train_epoch(trainer: Trainer, meter: Meter) -> None:
     trainer.watch.flush()
 
 
+@contextmanager
+def clear_errors() -> Iterator[None]:
+    """Turn torch's errors about memory and compilation into TrainingError, which names the remedy."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):  # of a GPU, of a CPU
+            raise TrainingError(
+                f"A training step needs more memory than there is ({first_line(error)}). Split the batches with "
+                "accumulate (--accumulate), set grad_checkpointing (--grad-checkpointing), or lower batch_size "
+                "(--batch-size) or image_size (--image-size)."
+            ) from None
+        dynamo = sys.modules.get("torch._dynamo.exc")  # loaded only where torch compiles
+        if dynamo is not None and isinstance(error, dynamo.BackendCompilerFailed):
+            raise TrainingError(
+                f"torch.compile failed ({first_line(error)}). It needs a C++ compiler, such as g++: install one, or "
+                "leave out compile (--compile)."
+            ) from None
+        raise
+
+
+@clear_errors()
 def train_step(trainer: Trainer, batches: Iterator[Batch], step: int) -> tuple[Tensor, Tensor]:
     """Take one optimiser step; return its mean losses [3] and the images' table positions [B]."""
     recipe = trainer.recipe
