@@ -14,10 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from gpt4image.core.errors import ConfigError, DataError
+from gpt4image.core.files import digest
 from gpt4image.images import load_images
 from gpt4image.images import scan as scanning
 from gpt4image.images.scan import image_id
 from gpt4image.images.sources.folders import inspect_file
+from gpt4image.images.sources.listing import key_of, keys_of
 from support.image_files import class_folders, noise, reasons, write
 
 
@@ -78,6 +80,10 @@ def test_file_written_again_within_a_tick_of_the_clock_is_noticed(tmp_path):
         first = inspect_file(path, "a.png", "set").key
         path.write_bytes(b"%04d" % (number + 1))
         assert inspect_file(path, "a.png", "set").key != first
+
+
+def test_keys_are_digests_of_their_parts_as_they_are_kept_on_disk():
+    assert key_of("set", 3) == next(keys_of(["set"], [3])) == bytes.fromhex(digest("set", "3"))
 
 
 def test_cache_survives_a_move_and_a_damaged_part(tmp_path):
