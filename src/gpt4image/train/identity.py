@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpt4image.core.errors import ConfigError, StoreError
+from gpt4image.core.errors import StoreError
 from gpt4image.core.files import File, Layout, digest, read_json
 from gpt4image.core.format import counted
 from gpt4image.train.recipe import Recipe
@@ -84,19 +84,6 @@ def require_teachers(names: Iterable[str]) -> None:
         folder = Path(name.removeprefix("run:"))
         if name.startswith("run:") and not (folder / "config.json").exists():
             require_finished(folder)
-
-
-def find_aligned_run(work: Path) -> Path:
-    """Return the first run of a work directory whose heads were kept. ConfigError if there is none."""
-    from gpt4image.train.spec import CANDIDATE
-
-    runs = sorted(path for path in work.glob("runs/*") if RunLayout(path).heads.exists())
-    if not runs:
-        raise ConfigError(
-            f"{work} contains no run that was aligned with texts by this version. Train one: gpt4image train DATA "
-            "--arm described; or name a run of another work directory (--run)."
-        )
-    return next((run for run in runs if run.name.startswith(f"{CANDIDATE}-")), runs[0])
 
 
 def trained_rows(images: ImageTable) -> pa.Table:

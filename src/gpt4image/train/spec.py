@@ -372,3 +372,14 @@ class RunSpec:
                 f"Another process has just started a run with different settings in {self.layout.folder}. Start "
                 "again: this run will get its own folder."
             )
+
+
+def find_aligned_run(work: Path) -> Path:
+    """Return the first run of a work directory whose heads were kept. ConfigError if there is none."""
+    runs = sorted(path for path in work.glob("runs/*") if RunLayout(path).heads.exists())
+    if not runs:
+        raise ConfigError(
+            f"{work} contains no run that was aligned with texts by this version. Train one: gpt4image train DATA "
+            "--arm described; or name a run of another work directory (--run)."
+        )
+    return next((run for run in runs if run.name.startswith(f"{CANDIDATE}-")), runs[0])

@@ -110,7 +110,8 @@ def index_pictures(
         StoreError: the run is not finished, or its heads were not kept.
     """
     work = Path(work)
-    from gpt4image.train.identity import find_aligned_run, require_finished
+    from gpt4image.train.identity import require_finished
+    from gpt4image.train.spec import find_aligned_run
 
     workdir = WorkDir(work)
     run = Path(run) if run else find_aligned_run(work)

@@ -35,7 +35,8 @@ class SpaceOptions:
 
     def arguments(self) -> dict[str, Any]:
         """Return them as arguments of the library's functions, after checking that the run exists."""
-        from gpt4image.train.identity import find_aligned_run, require_finished
+        from gpt4image.train.identity import require_finished
+        from gpt4image.train.spec import find_aligned_run
 
         require_finished(self.run_folder or find_aligned_run(self.work))
         names = ("work", "image_column", "max_pixels", "workers")
