@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -21,12 +22,14 @@ from gpt4image.workflows.inputs import make_set_labels, make_text_labels, open_i
 
 if TYPE_CHECKING:
     from gpt4image.descriptions import DescriptionSet
+    from gpt4image.descriptions.picks import PickedClasses
     from gpt4image.embed import EmbeddingStore
     from gpt4image.embed.controls import ControlTexts
     from gpt4image.embed.encoders import TextEncoder
     from gpt4image.images import ImageTable
     from gpt4image.soft_labels import SoftLabels
     from gpt4image.soft_labels.set_labels import SetLabels
+    from gpt4image.soft_labels.store import LabelKind
     from gpt4image.teachers import Teacher
     from gpt4image.train.guidance import ClassAnchors
 
@@ -264,39 +267,38 @@ class ArmInputs:
 
     def _image_labels(self, images: ImageTable, seed: int) -> SoftLabels:
         """Label by frozen features of the recipe's backbone, with the labeller that is also used for texts."""
+        return self._label(images, [self._image_features()], self._folder("images", seed), "images")
+
+    def _picked_labels(self, images: ImageTable, seed: int) -> SoftLabels:
+        """Label only by the classes that an LLM picked."""
+        from gpt4image.descriptions.picks import CLASSIFY
+
+        picks = self.descriptions.picks
+        if picks is None:
+            raise ConfigError(f"The arm llm-labels needs classes that an LLM picked, and there are none: {CLASSIFY}.")
+        return self._label(images, (), self._folder("picks", seed), "picks", picks)
+
+    def _label(
+        self,
+        images: ImageTable,
+        stores: Sequence[EmbeddingStore],
+        folder: Path,
+        kind: LabelKind,
+        picks: PickedClasses | None = None,
+    ) -> SoftLabels:
         from gpt4image.soft_labels import label_by_texts
 
-        options, folder = self.options.labeller, self._folder("images", seed)
+        options = self.options.labeller
         return label_by_texts(
             images,
-            [self._image_features()],
+            stores,
             folder,
             form=options.label_form,
             abstain=options.abstain,
             adjustment=options.label_adjustment,
             folds=options.folds,
             seed=options.label_seed,
-            kind="images",
-        )
-
-    def _picked_labels(self, images: ImageTable, seed: int) -> SoftLabels:
-        """Label only by the classes that an LLM picked."""
-        from gpt4image.descriptions.picks import CLASSIFY
-        from gpt4image.soft_labels import label_by_texts
-
-        picks, options = self.descriptions.picks, self.options.labeller
-        if picks is None:
-            raise ConfigError(f"The arm llm-labels needs classes that an LLM picked, and there are none: {CLASSIFY}.")
-        return label_by_texts(
-            images,
-            (),
-            self._folder("picks", seed),
-            form=options.label_form,
-            abstain=options.abstain,
-            adjustment=options.label_adjustment,
-            folds=options.folds,
-            seed=options.label_seed,
-            kind="picks",
+            kind=kind,
             picks=picks,
         )
 
