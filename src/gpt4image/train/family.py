@@ -36,6 +36,7 @@ from gpt4image.train.transforms import preprocessing
 from gpt4image.train.weights import load_weights, load_whole
 
 if TYPE_CHECKING:
+    from gpt4image.train.annotated_inputs import BoxSource
     from gpt4image.train.detection.detector import Detector
     from gpt4image.train.segmenter import Segmenter
 
@@ -117,12 +118,17 @@ class OnMaps(ModelFamily):
         """Return the options of `timm.create_model` for the backbone of a recipe's model."""
 
     @abstractmethod
+    def parts(self) -> tuple[type[Detector | Segmenter], type[BoxSource]]:
+        """Return the classes of the model and of its inputs. Importing them takes a second."""
+
     def complete(self, body: nn.Module, name: str, classes: int, size: int) -> nn.Module:
         """Return the model on a timm model, of which only what its maps need is kept; see `restore`."""
+        from gpt4image.train.maps import find_levels
 
-    @abstractmethod
-    def source(self, *parts: Any) -> InputSource:  # noqa: ANN401 - those of `InputSource`
-        """Return the model with its inputs."""
+        kind = self.kind(name)
+        levels = find_levels(body, body_of(name), kind, size)
+        body.prune_intermediate_layers([level.number for level in levels], prune_norm=True, prune_head=True)  # type: ignore[operator]
+        return self.parts()[0](body, levels, kind, classes, size)
 
     def build(self, recipe: Recipe, classes: int) -> nn.Module:
         """Build a recipe's model, see `ModelFamily.build`; its backbone alone has weights, unless a file has all."""
@@ -168,7 +174,8 @@ class OnMaps(ModelFamily):
     ) -> InputSource:
         """Return the inputs of the model, with boxes or masks."""
         freeze(frozen_modules(model, recipe.freeze))
-        return self.source(model, images, recipe, preprocessing(model, recipe.image_size), None, augmentation)
+        config = preprocessing(model, recipe.image_size)
+        return self.parts()[1](model, images, recipe, config, None, augmentation)
 
 
 class Detectors(OnMaps):
@@ -180,21 +187,12 @@ class Detectors(OnMaps):
         """Return the options of the backbone."""
         return fitting_options(replace(recipe, backbone=body_of(recipe.backbone)))
 
-    def complete(self, body: nn.Module, name: str, classes: int, size: int) -> Detector:
-        """Return the detector on a backbone."""
-        from gpt4image.train.detection.detector import Detector
-        from gpt4image.train.maps import find_levels
-
-        kind = self.kind(name)
-        levels = find_levels(body, body_of(name), kind, size)
-        body.prune_intermediate_layers([level.number for level in levels], prune_norm=True, prune_head=True)  # type: ignore[operator]
-        return Detector(body, levels, kind, classes, size)
-
-    def source(self, *parts: Any) -> InputSource:  # noqa: ANN401 - as above
-        """Return the detector with its inputs."""
+    def parts(self) -> tuple[type[Detector], type[BoxSource]]:
+        """Return the classes of a detector and of its inputs."""
         from gpt4image.train.annotated_inputs import BoxSource
+        from gpt4image.train.detection.detector import Detector
 
-        return BoxSource(*parts)
+        return Detector, BoxSource
 
 
 class Segmenters(OnMaps):
@@ -221,21 +219,12 @@ class Segmenters(OnMaps):
             say_coarse(body_of(recipe.backbone), kind, model.stride, most)
         return model
 
-    def complete(self, body: nn.Module, name: str, classes: int, size: int) -> Segmenter:
-        """Return the segmentation model on a backbone."""
-        from gpt4image.train.maps import find_levels
+    def parts(self) -> tuple[type[Segmenter], type[BoxSource]]:
+        """Return the classes of a segmentation model and of its inputs."""
+        from gpt4image.train.annotated_inputs import MaskSource
         from gpt4image.train.segmenter import Segmenter
 
-        kind = self.kind(name)
-        levels = find_levels(body, body_of(name), kind, size)
-        body.prune_intermediate_layers([level.number for level in levels], prune_norm=True, prune_head=True)  # type: ignore[operator]
-        return Segmenter(body, levels, kind, classes, size)
-
-    def source(self, *parts: Any) -> InputSource:  # noqa: ANN401 - as above
-        """Return the segmentation model with its inputs."""
-        from gpt4image.train.annotated_inputs import MaskSource
-
-        return MaskSource(*parts)
+        return Segmenter, MaskSource
 
 
 @cache  # once, not for every run
