@@ -11,6 +11,9 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from gpt4image import AlignmentHead, AlignmentLoss, TargetRule, Targets, TextAdapter, TextQueue
@@ -33,6 +36,10 @@ CASES = [
     *((loss, targets, True, "queue") for loss in ("clip", "infonce", "sigmoid") for targets in ("identity", "label")),
     *((loss, "same", True, "balance") for loss in LOSSES.names()),
 ]
+
+
+# `fully_shard` refuses the scalars that these train: a temperature, and the bias of the sigmoid loss.
+DIVISIBLE = [case for case in CASES if case[0] != "sigmoid" and case[3] != "learned"]
 
 
 def steps(case):
@@ -105,17 +112,30 @@ class Model(nn.Module):
 def gradients(model, case, step, rows, processes):
     inputs, text, has_text, ids, labels = (part[rows] for part in data(step))
     mixing = mixing_of(step, rows) if case[2] else None
+    model.zero_grad()
     answers, loss = model(inputs, Targets((text,), (has_text,), ids, labels), mixing)
     classification = answers.square().sum() * processes / sum(SHARES[1][step])
-    model.zero_grad()
     (loss + classification if case[3] == "balance" else loss + 0 * classification).backward()
-    return loss.detach(), torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+    return loss.detach(), torch.cat([whole(parameter.grad).flatten() for parameter in model.parameters()])
 
 
-def run_cases(rank, processes, wrap):
+def whole(gradient):
+    """A gradient of which each process may have a part."""
+    return gradient.full_tensor() if isinstance(gradient, DTensor) else gradient
+
+
+def divide(model):
+    """Divide the weights of a model among the processes (FSDP); they are put together when a module needs them."""
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    for module in (model.backbone, model.classifier, model):
+        fully_shard(module, mesh=mesh)
+    return model
+
+
+def run_cases(rank, processes, wrap, cases=CASES):
     """Losses and gradients of each case and step, and the content of the queues at the end."""
     found, queues = [], []
-    for case in CASES:
+    for case in cases:
         plain = Model(case).double()
         model = wrap(plain)
         for step in steps(case):
@@ -175,6 +195,8 @@ def worker(rank: int, processes: int, folder: Path) -> None:
         growing = [of_growing_batches(rank, processes, slots) for slots in (None, 7)]
         others = largest_tensors(rank), refusal(), growing
     torch.save((losses / processes, gradients, queues, others), folder / f"{rank}.pt")
+    if processes == 2:
+        torch.save(run_cases(rank, processes, divide, DIVISIBLE)[0], folder / f"divided-{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -211,6 +233,15 @@ def test_gradients_do_not_depend_on_the_number_of_processes(processes, alone, tm
         assert all(len(contents(queue)) == 9 for queue in kept)
         if others is not None:
             check_others(processes, *others)
+    if processes == 2:
+        check_divided(dict(zip(names, (gradient for _, gradient in expected), strict=True)), tmp_path)
+
+
+def check_divided(expected, folder):
+    names = [(*case, step) for case in DIVISIBLE for step in steps(case)]
+    for rank in range(2):
+        for name, (_, got) in zip(names, torch.load(folder / f"divided-{rank}.pt", weights_only=True), strict=True):
+            torch.testing.assert_close(got, expected[name], atol=1e-8, rtol=0, msg=lambda m, name=name: f"{name}: {m}")
 
 
 def check_others(processes, sizes, refused, growing):

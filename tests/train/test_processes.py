@@ -74,6 +74,10 @@ def test_divided_weights_are_refused_on_any_device(small_recipe, monkeypatch, ki
         make_accelerator(small_recipe())
 
 
+def test_gradients_are_in_memory_once(small_recipe):
+    assert make_accelerator(small_recipe()).ddp_handler.gradient_as_bucket_view
+
+
 def test_precision_is_bf16_on_a_gpu_that_has_it_and_none_elsewhere(images, small_recipe, tmp_path, monkeypatch):
     assert train_model(images, None, small_recipe(epochs=1), tmp_path, arm="baseline").recipe.precision == "no"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState
 from accelerate.utils import parse_flag_from_env
 from timm.layers import BatchNormAct2d, Conv2dSame
@@ -197,7 +197,10 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
     try:
         accelerator = Accelerator(
             mixed_precision=on_this_machine(recipe).precision,
-            kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
+            kwargs_handlers=[
+                InitProcessGroupKwargs(timeout=PATIENCE),
+                DistributedDataParallelKwargs(gradient_as_bucket_view=True),  # otherwise a second copy of the gradients
+            ],
         )
     except ValueError as error:
         raise ConfigError(f"This device does not support precision {recipe.precision}: {error}") from None
