@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from gpt4image import train_model
+from gpt4image.align.projector import Projector
 from gpt4image.compare.predictions import predict_test_images
 from gpt4image.core.errors import ConfigError
 from gpt4image.train.processes import (
@@ -21,6 +22,7 @@ from gpt4image.train.processes import (
     memory_format,
     on_this_machine,
     order_channels,
+    require_pairs,
     worthwhile_threads,
 )
 
@@ -65,6 +67,14 @@ def test_processes_that_would_train_alone_are_an_error(small_recipe, monkeypatch
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match=r"2 processes were started.*ACCELERATE_USE_CPU=true"):
         make_accelerator(small_recipe())
+
+
+def test_single_images_in_each_process_are_an_error_where_their_features_are_normalised(small_recipe):
+    recipe = small_recipe(batch_size=8, accumulate=2)
+    with pytest.raises(ConfigError, match=r"batch_size .*8 leaves single images for 4 processes x 2 parts.* least 16"):
+        require_pairs(Projector(4, 4), recipe, 4)
+    require_pairs(Projector(4, 4), recipe, 2)
+    require_pairs(Projector(4, 4, kind="mlp-ln"), recipe, 4)
 
 
 @pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED"])

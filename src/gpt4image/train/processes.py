@@ -223,6 +223,17 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
     return accelerator
 
 
+def require_pairs(model: nn.Module, recipe: Recipe, processes: int) -> None:
+    """Raise ConfigError if each process gets single images and a model needs several: to normalise their features."""
+    parts = processes * recipe.accumulate
+    if recipe.batch_size == parts and any(isinstance(module, nn.BatchNorm1d) for module in model.modules()):
+        raise ConfigError(
+            f"batch_size (--batch-size) {recipe.batch_size} leaves single images for {processes} processes x "
+            f"{recipe.accumulate} parts, from which batch normalisation cannot learn. Choose at least {2 * parts}, or "
+            "another projector (--projector mlp-ln)."
+        )
+
+
 def device_name(accelerator: Accelerator, threads: int | None = None) -> str:
     """Return the number and name of the training devices; for a CPU, with its threads."""
     name = (

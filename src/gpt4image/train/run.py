@@ -35,7 +35,14 @@ from gpt4image.train.heads import save_heads
 from gpt4image.train.identity import RunLayout, require_finished, siblings
 from gpt4image.train.loop import Trainer, fit, train_step
 from gpt4image.train.low_rank import count_parameters, merge_adapters
-from gpt4image.train.processes import device_name, limited_threads, loader_workers, make_accelerator, on_this_machine
+from gpt4image.train.processes import (
+    device_name,
+    limited_threads,
+    loader_workers,
+    make_accelerator,
+    on_this_machine,
+    require_pairs,
+)
 from gpt4image.train.recipe import AUGMENTATION, Recipe
 from gpt4image.train.run_tracking import tracked
 from gpt4image.train.spec import ARMS, CANDIDATE, Arm, RunInputs, RunSpec, check_task
@@ -284,6 +291,7 @@ def train_to_end(
     with console.doing(f"Preparing {spec.arm.name}, seed {spec.seed}"):
         backbone = find_family(spec.images.task).build(spec.recipe, len(spec.images.classes))
         trainer = build_trainer(spec, backbone, accelerator)
+        require_pairs(trainer.plain_model, spec.recipe, accelerator.num_processes)
         restore_checkpoint(trainer, spec.layout.checkpoint)
     if after_epoch:
         trainer.after_epoch = after_epoch
