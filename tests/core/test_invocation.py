@@ -16,7 +16,7 @@ import pytest
 from gpt4image.cli.commands import COMMANDS as CLI
 from gpt4image.cli.main import main
 from gpt4image.core.errors import ConfigError
-from gpt4image.core.invocation import Invocation, in_users_words, install_command, invoked
+from gpt4image.core.invocation import Invocation, in_users_words, install_command, invoked, typed_program
 from gpt4image.core.options import DataOptions
 from gpt4image.train.recipe import Recipe
 from support import ROOT
@@ -191,3 +191,12 @@ def test_install_command_without_pip_is_that_of_uv(monkeypatch):
 def test_setuptools_can_still_be_loaded_after_a_look_for_pip():
     code = "import gpt4image.core.invocation as i; i.install_command('x'); import setuptools"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_command_of_several_processes_starts_as_many_again(monkeypatch):
+    monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
+    monkeypatch.delenv("GPT4IMAGE_COMMAND", raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert typed_program() == "accelerate launch --num_processes 2 -m gpt4image"
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")  # with which accelerate starts one process
+    assert typed_program() == "torchrun --nproc-per-node 2 -m gpt4image"

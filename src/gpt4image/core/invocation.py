@@ -118,13 +118,15 @@ def typed_program() -> str:
     """Return what the user typed before the first argument."""
     if program := os.environ.get(VARIABLE):
         return program
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # a launcher starts another command than the user typed
-        return f"accelerate launch --num_processes {os.environ['WORLD_SIZE']} -m {NAME}"
-    started = Path(sys.argv[0])
-    if started.name == "__main__.py":
+    if int(started := os.environ.get("WORLD_SIZE", "1")) > 1:  # a launcher starts another command than the user typed
+        if "ACCELERATE_USE_CPU" in os.environ:  # without a GPU, accelerate starts one process
+            return f"torchrun --nproc-per-node {started} -m {NAME}"
+        return f"accelerate launch --num_processes {started} -m {NAME}"
+    script = Path(sys.argv[0])
+    if script.name == "__main__.py":
         return _module_call(sys.orig_argv)
-    found = shutil.which(started.name)
-    return started.name if found and Path(found).absolute() == started.absolute() else str(started)
+    found = shutil.which(script.name)
+    return script.name if found and Path(found).absolute() == script.absolute() else str(script)
 
 
 def _module_call(words: Sequence[str]) -> str:
