@@ -21,7 +21,7 @@ from gpt4image.core.registry import unknown_name
 from gpt4image.descriptions.picks import PickedClasses
 from gpt4image.descriptions.store import DescriptionStore
 from gpt4image.descriptions.store.description_store import contains
-from gpt4image.descriptions.store.latest import to_keys
+from gpt4image.descriptions.store.latest import find_sorted, to_keys
 from gpt4image.descriptions.store.shards import BATCH_ROWS
 from gpt4image.images.table import SPLITS, ImageTable
 from gpt4image.llm.chat import is_other_model
@@ -170,11 +170,9 @@ class ImageLookup:
 
     def find(self, ids: pa.Array) -> np.ndarray:
         """Return the positions of image ids in the table, int64 [N]; -1 for unknown ids."""
-        keys = to_keys(ids)
-        if not len(self._ids):
-            return np.full(len(keys), -1, dtype=np.int64)
-        at = np.minimum(np.searchsorted(self._ids, keys), len(self._ids) - 1)
-        return np.where(self._ids[at] == keys, self.rows[at], -1).astype(np.int64)
+        at = find_sorted(self._ids, to_keys(ids))
+        at[at >= 0] = self.rows[at[at >= 0]]
+        return at
 
     def facts(self, rows: np.ndarray) -> dict[str, pa.Array]:
         """Return path, class name (or names) and split of the images at positions [N]."""

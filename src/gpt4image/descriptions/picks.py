@@ -17,6 +17,7 @@ from gpt4image.core.format import counted
 from gpt4image.core.tables import compose
 from gpt4image.descriptions.prompts.choices import Pick
 from gpt4image.descriptions.store import DescriptionStore
+from gpt4image.descriptions.store.latest import find_sorted
 
 CLASSIFY = "gpt4image describe DATA --prompts classify"
 
@@ -50,9 +51,8 @@ class PickedClasses:
     def take(self, ids: np.ndarray) -> np.ndarray:
         """Return the shares of images, ids S32 [B], float32 [B, C]; zeros for images without an answer."""
         found = np.zeros((len(ids), self.shares.shape[1]), np.float32)
-        at = np.minimum(np.searchsorted(self.ids, ids), len(self.ids) - 1)
-        there = self.ids[at] == ids
-        found[there] = self.shares[at[there]]
+        at = find_sorted(self.ids, ids)
+        found[at >= 0] = self.shares[at[at >= 0]]
         return found
 
     def line(self) -> str:

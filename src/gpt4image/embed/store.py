@@ -13,6 +13,7 @@ from gpt4image.core.files import File, Layout
 from gpt4image.core.record import Record
 from gpt4image.core.registry import unknown_name
 from gpt4image.descriptions.description_set import DescriptionSet
+from gpt4image.descriptions.store.latest import find_sorted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -199,14 +200,6 @@ class EmbeddingStore:
                 f"{len(descriptions):,} from {descriptions.source}). Update them: gpt4image embed, with the same "
                 "options."
             )
-
-
-def find_sorted(known: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Return the positions of ids [B] among ids in ascending order [N], int64 [B]; -1 for those that are missing."""
-    if not len(known):
-        return np.full(len(wanted), -1, dtype=np.int64)
-    at = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
-    return np.where(known[at] == wanted, at, -1)
 
 
 def draw_below(counts: np.ndarray, ids: np.ndarray, seed: int, epoch: int) -> np.ndarray:

@@ -16,7 +16,8 @@ from gpt4image.core.files import File, Layout, Sibling, atomic_write, digest, ex
 from gpt4image.core.format import counted, printable
 from gpt4image.core.record import Record, ShareEstimate
 from gpt4image.descriptions.class_texts import ClassTexts, Encodes
-from gpt4image.embed.store import EmbeddingStore, find_sorted
+from gpt4image.descriptions.store.latest import find_sorted
+from gpt4image.embed.store import EmbeddingStore
 from gpt4image.images.sources.listing import to_label_column
 from gpt4image.images.table import ImageTable
 from gpt4image.probing.folds import FOLDS

@@ -14,7 +14,7 @@ from scipy.special import log_softmax, softmax
 from gpt4image.core.errors import ConfigError, StoreError
 from gpt4image.core.files import File, Layout, Sibling, exclusive, replace_folder, save_array
 from gpt4image.core.record import Record, ShareEstimate
-from gpt4image.embed.store import find_sorted
+from gpt4image.descriptions.store.latest import find_sorted
 from gpt4image.probing.calibration import LabelQuality, blocks
 
 LabelKind = Literal["text", "images", "classifier", "picks"]

@@ -11,7 +11,7 @@ from gpt4image.describe.batch.folder import BatchFolder, BatchTask, read_lines, 
 from gpt4image.describe.tasks import RequestMaker
 from gpt4image.descriptions.store.conversations import Conversations
 from gpt4image.descriptions.store.description_store import contains
-from gpt4image.descriptions.store.latest import KEY_TYPE
+from gpt4image.descriptions.store.latest import KEY_TYPE, find_sorted
 
 
 class Pending:
@@ -83,8 +83,4 @@ class Pending:
 
     def _numbers(self, keys: list[str]) -> np.ndarray:
         """Return the indices of keys in the maker, int64 [n]; -1 if it lacks one."""
-        wanted, known = np.asarray(keys, dtype=KEY_TYPE), self._maker.keys
-        if not len(known):
-            return np.full(len(wanted), -1, dtype=np.int64)
-        at = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
-        return np.where(known[at] == wanted, at, -1).astype(np.int64)
+        return find_sorted(self._maker.keys, np.asarray(keys, dtype=KEY_TYPE))

@@ -22,7 +22,7 @@ from gpt4image.descriptions.store.conversations import (
     read_turns,
     turn_files,
 )
-from gpt4image.descriptions.store.latest import KEY_TYPE, decided_later, latest_batches, to_keys
+from gpt4image.descriptions.store.latest import KEY_TYPE, decided_later, find_sorted, latest_batches, to_keys
 from gpt4image.descriptions.store.records import (
     RECORD_FIELDS,
     DescriptionRecord,
@@ -280,10 +280,7 @@ def sort_distinct(keys: np.ndarray) -> np.ndarray:
 
 def contains(values: np.ndarray, keys: np.ndarray) -> np.ndarray:
     """Return which of the keys [N] are among sorted values, bool [N]."""
-    if not len(values):
-        return np.zeros(len(keys), dtype=bool)
-    at = np.minimum(np.searchsorted(values, keys), len(values) - 1)
-    return np.asarray(values[at] == keys)
+    return np.asarray(find_sorted(values, keys) >= 0)
 
 
 def column_sum(column: pa.Array) -> float:

@@ -127,3 +127,11 @@ def decided_later(batch: pa.RecordBatch, decided: Mapping[str, str]) -> np.ndarr
         return np.zeros(batch.num_rows, dtype=bool)
     pairs = zip(batch["key"].to_pylist(), batch["created"].to_pylist(), strict=True)
     return np.asarray([key in decided and decided[key] >= created for key, created in pairs], dtype=bool)
+
+
+def find_sorted(known: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Return the positions of ids [B] among ids in ascending order [N], int64 [B]; -1 for those that are missing."""
+    if not len(known):
+        return np.full(len(wanted), -1, dtype=np.int64)
+    at = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
+    return np.where(known[at] == wanted, at, -1).astype(np.int64)
