@@ -10,6 +10,8 @@ from typing import Literal
 
 import numpy as np
 
+from gpt4image.core.record import ShareEstimate
+
 # scipy takes a second to load, which commands that compute no interval should not wait for: functions import it.
 
 CONFIDENCE = 0.95
@@ -34,6 +36,11 @@ class Interval:
     low: float
     high: float
     covers: Literal["seeds and images", "images only"]
+
+
+def to_estimate(share: Interval | None) -> ShareEstimate | None:
+    """Return the interval of a share as a record, where there is one."""
+    return None if share is None else ShareEstimate(mean=share.mean, low=share.low, high=share.high)
 
 
 @dataclass(frozen=True)

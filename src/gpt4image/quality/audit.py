@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpt4image.core.record import ShareEstimate
 from gpt4image.descriptions.class_texts import ClassTexts
 from gpt4image.descriptions.description_set import DescriptionSet
 from gpt4image.descriptions.picks import PickedClasses
@@ -22,6 +21,7 @@ from gpt4image.embed.store import EmbeddingStore
 from gpt4image.images.duplicates import find_duplicates
 from gpt4image.images.table import ImageTable
 from gpt4image.images.thumbnails import image_thumbnails
+from gpt4image.probing.intervals import to_estimate
 from gpt4image.probing.label_issues import find_label_issues
 from gpt4image.quality.audit_record import AuditItem, AuditKind, AuditRecord
 from gpt4image.soft_labels.labeller import TrainingVectors, find_training_vectors
@@ -85,7 +85,7 @@ def audit_labels(
         classes=list(images.classes),
         examined=int((judgement.known.labels >= 0).sum()),
         undescribed=count_undescribed(images, judgement.known.ids),
-        wrong=None if wrong is None else ShareEstimate(mean=wrong.mean, low=wrong.low, high=wrong.high),
+        wrong=to_estimate(wrong),
         found={"label": len(doubtful), "duplicate": len(copies), "no class": len(unfit)},
         items=items,
     )

@@ -7,7 +7,6 @@ from importlib.metadata import version
 
 import numpy as np
 
-from gpt4image.core.record import ShareEstimate
 from gpt4image.descriptions.class_texts import ClassTexts, Encodes
 from gpt4image.descriptions.description_set import DescriptionSet
 from gpt4image.descriptions.store.shards import now
@@ -16,6 +15,7 @@ from gpt4image.images.corrections import label_in_words
 from gpt4image.images.duplicates import find_duplicates
 from gpt4image.images.table import ImageTable
 from gpt4image.images.thumbnails import image_thumbnails
+from gpt4image.probing.intervals import to_estimate
 from gpt4image.quality.audit import count_undescribed
 from gpt4image.quality.audit_record import AuditItem, AuditRecord
 from gpt4image.soft_labels.methods import Examples
@@ -88,7 +88,7 @@ def audit_label_sets(
         classes=[],
         examined=int((marks >= 0).sum()),
         undescribed=count_undescribed(images, known.ids),
-        wrong=None if wrong is None else ShareEstimate(mean=wrong.mean, low=wrong.low, high=wrong.high),
+        wrong=to_estimate(wrong),
         found={"label": count},
         items=items,
     )

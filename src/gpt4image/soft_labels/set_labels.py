@@ -21,7 +21,7 @@ from gpt4image.embed.store import EmbeddingStore
 from gpt4image.images.sources.listing import to_label_column
 from gpt4image.images.table import ImageTable
 from gpt4image.probing.folds import FOLDS
-from gpt4image.probing.intervals import Interval
+from gpt4image.probing.intervals import to_estimate
 from gpt4image.soft_labels.labeller import TrainingVectors
 from gpt4image.soft_labels.methods import Examples
 from gpt4image.soft_labels.report import NOT_ESTIMATED
@@ -280,10 +280,10 @@ def _write(
         missing=int(missing.sum()),
         filled=int((missing & (filled >= 0)).sum()),
         changed=int((given & (filled != marks)).sum()),
-        precision=_share(found.precision),
-        recall=_share(found.recall),
+        precision=to_estimate(found.precision),
+        recall=to_estimate(found.recall),
         per_class=found.per_class,
-        wrong=_share(found.estimate.wrong if found.estimate else None),
+        wrong=to_estimate(found.estimate.wrong if found.estimate else None),
         missed=_rates(found),
         replaced=found.replaced,
         untold=int((~found.told).sum()),
@@ -355,10 +355,6 @@ def _rates(found: SetLabelling) -> tuple[float, float] | None:
         return None
     transition = np.exp(found.noise.log_transition)
     return float(transition[1, 0]), float(transition[0, 1])
-
-
-def _share(interval: Interval | None) -> ShareEstimate | None:
-    return None if interval is None else ShareEstimate(mean=interval.mean, low=interval.low, high=interval.high)
 
 
 def _percent(share: ShareEstimate) -> str:

@@ -11,14 +11,13 @@ import numpy as np
 
 from gpt4image.core.errors import ConfigError
 from gpt4image.core.files import digest, exclusive
-from gpt4image.core.record import ShareEstimate
 from gpt4image.descriptions.class_texts import ClassTexts, Encodes
 from gpt4image.descriptions.picks import PickedClasses
 from gpt4image.embed.store import EmbeddingStore
 from gpt4image.images.table import ImageTable
 from gpt4image.probing.calibration import measure_quality
 from gpt4image.probing.folds import FOLDS
-from gpt4image.probing.intervals import Interval, weighted_share
+from gpt4image.probing.intervals import to_estimate, weighted_share
 from gpt4image.soft_labels.labeller import TrainingVectors, check_settings, find_training_vectors
 from gpt4image.soft_labels.labelling import Labelling, label_rows
 from gpt4image.soft_labels.methods import Examples, name_classes
@@ -166,9 +165,9 @@ def _write(
         unlabelled=int((train & ~labelled).sum()),
         abstained=int((~sure).sum()),
         several=int((counts > 1).sum()),
-        accuracy=_share(found.accuracy),
-        per_class=tuple(map(_share, found.per_class)),
-        wrong=_share(found.wrong),
+        accuracy=to_estimate(found.accuracy),
+        per_class=tuple(map(to_estimate, found.per_class)),
+        wrong=to_estimate(found.wrong),
         transition=None if found.noise is None else tuple(map(tuple, np.exp(found.noise.log_transition).tolist())),
         replaced=found.replaced,
         changed=int((labelled & (logits.argmax(axis=1) != known.labels)).sum()),
@@ -186,8 +185,4 @@ def _judge_picks(picked: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     judged = named & (labels >= 0)
     right = picked[judged].argmax(axis=1) == labels[judged]
     share = weighted_share(right, np.ones(len(right))) if judged.any() else None
-    return {"picked": int(named.sum()), "picks": _share(share)}
-
-
-def _share(interval: Interval | None) -> ShareEstimate | None:
-    return None if interval is None else ShareEstimate(mean=interval.mean, low=interval.low, high=interval.high)
+    return {"picked": int(named.sum()), "picks": to_estimate(share)}
