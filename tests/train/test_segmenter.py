@@ -151,8 +151,9 @@ def scenes(tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["lraspp", "deeplabv3"])
 def test_interrupted_training_with_texts_of_regions_resumes_in_the_same_weights(
-    scenes, small_recipe, tmp_path, monkeypatch
+    scenes, small_recipe, tmp_path, monkeypatch, kind
 ):
     images = load_images(scenes, task="segmentation")
     crops = crop_images(images, 0.1)
@@ -160,7 +161,7 @@ def test_interrupted_training_with_texts_of_regions_resumes_in_the_same_weights(
         embed_descriptions(load_descriptions(table, str(scenes / name)), LetterEncoder(), tmp_path / name)
         for table, name in ((images, "descriptions.jsonl"), (crops, "objects.jsonl"))
     ]
-    recipe = small_recipe(backbone="lraspp:test_resnet", image_size=SIZE, batch_size=4)
+    recipe = small_recipe(backbone=f"{kind}:test_resnet", image_size=SIZE, batch_size=4)
 
     def train(name):
         options = {"regions": stores[1], "margin": 0.1, "checkpoint_seconds": 0}

@@ -274,8 +274,10 @@ def store(scenes, images, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_interrupted_training_resumes_in_the_same_weights(images, store, small_recipe, tmp_path, monkeypatch):
-    recipe = small_recipe(backbone="ssdlite:test_resnet", image_size=SIZE, batch_size=4)
+@pytest.mark.parametrize("kind", ["ssdlite", "detr", "rt-detr"])
+def test_interrupted_training_resumes_in_the_same_weights(images, store, small_recipe, tmp_path, monkeypatch, kind):
+    epochs = 2 if kind == "ssdlite" else 1  # the others have large transformers
+    recipe = small_recipe(backbone=f"{kind}:test_resnet", image_size=SIZE, batch_size=4, epochs=epochs)
 
     def train(name):
         return train_model(images, store, recipe, tmp_path / name, checkpoint_seconds=0)
