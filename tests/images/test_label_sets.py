@@ -129,10 +129,13 @@ def test_images_of_coco_have_the_categories_of_their_objects(photos):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"annotations": [{"image_id": 5, "category_id": 7}]}, "annotation 0: image_id 5 is not among its images"),
+        (
+            {"annotations": [{"image_id": 5, "category_id": 7}]},
+            "annotation 0: image_id 5 is not among its images. Add the image, or remove the annotation",
+        ),
         (
             {"annotations": [{"image_id": 100, "category_id": 1}]},
-            "annotation 0: category_id 1 is not among its categories",
+            "annotation 0: category_id 1 is not among its categories. Add the category, or remove",
         ),
         ({"categories": [{"id": 7}]}, "category 0: .* has no name"),
         ({"images": [{"id": 1}]}, "image 0: .* has no file_name"),

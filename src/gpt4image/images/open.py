@@ -124,7 +124,7 @@ def _report_boxes(images: ImageTable) -> None:
             "(--crops, --arms text-labels)"
         )
     if images.clipped_boxes:
-        say(f"{what}: {images.clipped_boxes:,} extended beyond the picture and were clipped")
+        say(f"{what}: {images.clipped_boxes:,} clipped at the edge of the picture")
     if images.rejected_boxes:
         first = images.rejected_boxes[0]
         say(

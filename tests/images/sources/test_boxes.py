@@ -11,6 +11,7 @@ from PIL import Image
 from gpt4image import load_images
 from gpt4image.__main__ import main
 from gpt4image.core.errors import ConfigError, DataError
+from gpt4image.images.open import report_images
 from gpt4image.train.identity import changed_settings, images_digest
 from support.scenes import HEIGHT, NAMES, WIDTH, draw_scenes, write_coco, write_voc, write_yolo
 
@@ -51,7 +52,7 @@ def change_coco(folder, change, split="train"):
     file.write_text(json.dumps(content))
 
 
-def test_broken_boxes_are_left_out_by_name_and_the_rest_of_the_image_stays(tmp_path):
+def test_broken_boxes_are_left_out_by_name_and_the_rest_of_the_image_stays(tmp_path, capfd):
     folder = write_coco(tmp_path / "set", SCENES)
     broken = {
         "outside the picture": {"bbox": [WIDTH + 5, 3, 10, 10]},
@@ -78,6 +79,8 @@ def test_broken_boxes_are_left_out_by_name_and_the_rest_of_the_image_stays(tmp_p
         assert said in rejected.reason
         assert rejected.path.startswith("images/") and "instances_train.json, annotation" in rejected.where
     assert images.clipped_boxes == 1
+    report_images(images)
+    assert "boxes: 1 clipped at the edge of the picture" in capfd.readouterr().err
     after = boxes_by_name(images)
     (changed,) = (name for name in after if after[name] != before[name])
     name, *_ = before[changed][0]

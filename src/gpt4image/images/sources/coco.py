@@ -110,9 +110,15 @@ def _labels(content: Mapping[str, Any], names: Mapping[int, str], file: Path) ->
     for at, each in enumerate(content["annotations"]):
         image, category = (each.get("image_id"), each.get("category_id")) if isinstance(each, dict) else (None, None)
         if image is None or image not in known:
-            raise DataError(f"{file}, annotation {at}: image_id {image!r} is not among its images.")
+            raise DataError(
+                f"{file}, annotation {at}: image_id {image!r} is not among its images. Add the image, or remove "
+                "the annotation."
+            )
         if category is None or category not in names:
-            raise DataError(f"{file}, annotation {at}: category_id {category!r} is not among its categories.")
+            raise DataError(
+                f"{file}, annotation {at}: category_id {category!r} is not among its categories. Add the category, or "
+                "remove the annotation."
+            )
         found.setdefault(int(image), set()).add(int(category))
     return found
 

@@ -123,7 +123,10 @@ def _entries(content: Mapping[str, Any], file: Path) -> dict[int, list[tuple[int
         entry: Mapping[str, Any] = each if isinstance(each, dict) else {}
         image = entry.get("image_id")
         if not isinstance(image, int) or image not in known:
-            raise DataError(f"{file}, annotation {at}: image_id {image!r} is not among its images.")
+            raise DataError(
+                f"{file}, annotation {at}: image_id {image!r} is not among its images. Add the image, or remove "
+                "the annotation."
+            )
         found.setdefault(image, []).append((at, entry))
     return found
 
