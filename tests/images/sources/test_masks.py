@@ -212,7 +212,7 @@ def test_more_values_than_masks_can_hold_are_no_classes(tmp_path):
     [
         ("classes.txt", b"background\n\nred", "line 2 is empty"),
         ("classes.txt", b"caf\xe9", "cannot be read as text in UTF-8"),
-        ("classes.txt", b"red\nred\n", "or one twice"),
+        ("classes.txt", b"red\nred\n", "names the class red twice"),
         ("class_dict.csv", b"name,r,g,b\na,0,0,0\nb,0,0,0", "line 3: b has the same colour as a"),
         ("class_dict.csv", b"a,0,0,256", "line 1: 'a,0,0,256' is not a name and a colour"),
         ("labelmap.txt", b"# label\na:0,0::", "line 2: 'a:0,0::' is not a name and a colour"),
@@ -237,6 +237,24 @@ def test_palettes_that_differ_make_colours_the_classes(tmp_path):
         names = np.array(images.classes)[masks_of(images)[name]]
         expected = np.array(["#000000", "#0a141e", "#00c800", "#800000"])
         np.testing.assert_array_equal(names, expected[mask_of(scene)])
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["classes.txt", "unnamed"])
+@pytest.mark.parametrize("coloured", [1, 5])
+def test_of_masks_with_colours_and_with_indices_the_fewer_are_left_out(tmp_path, coloured, named):
+    mask = mask_of(SCENES[0])
+    colours = np.array([(0, 0, 0), (10, 20, 30), (0, 200, 0), (128, 0, 0)], np.uint8)[mask]
+    folder = write_pairs(tmp_path / "set", [colours] * coloured + [mask] * (6 - coloured))
+    if named:
+        (folder / "masks" / "classes.txt").write_text("\n".join(CLASSES))
+    if named and coloured == 5:
+        with pytest.raises(DataError, match=r"use class_dict\.csv instead"):
+            load(folder, **HALVES)
+        return
+    images = load(folder, **HALVES)
+    (out,) = images.rejected
+    assert out.path == ("images/0.png" if coloured == 1 else "images/5.png") and "not among the classes" in out.reason
+    assert len(images) == 5
 
 
 def test_pascal_voc_folders_follow_their_lists(tmp_path):

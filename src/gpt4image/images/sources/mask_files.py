@@ -154,6 +154,8 @@ def _entries(
     masks: dict[str, FoundFile] = {}
     for found in walk(root, below):
         inner = found.path.removeprefix(f"{below}/")
+        if inner in (CLASSES, LABEL_MAP, CLASS_TABLE):
+            continue
         if Path(inner).suffix.casefold() not in IMAGE_SUFFIXES:
             builder.ignore(found.path, "not a mask")
         elif masks.setdefault(stem_of(inner), found) is not found:
@@ -211,7 +213,8 @@ def find_classes(root: Path, folders: Iterable[Path], masks: Sequence[ReadMask])
     """Return what the values of masks mean: by a file that names the classes, else each value is a class.
 
     Masks of colours that are all grey are masks of indices. 255 is void, unless the only other value is 0: then it is
-    the foreground. Palettes that differ from mask to mask give colours a meaning, not indices.
+    the foreground. Palettes that differ from mask to mask give colours a meaning, not indices. Where some masks have
+    colours and others plain indices, the values of the fewer are no classes.
 
     Raises:
         DataError: there are more values than masks can hold, or a file of classes is broken.
@@ -221,21 +224,27 @@ def find_classes(root: Path, folders: Iterable[Path], masks: Sequence[ReadMask])
     for mask in masks:
         for value, colour in mask.palette.items():
             palettes.setdefault(value, set()).add(colour)
+    coloured = [mask for mask in masks if not all(_is_grey(value) for value in mask.values if value >= COLOUR)]
+    plain = [mask for mask in masks if any(value < COLOUR for value in {*mask.values} - {0, VOID, *mask.palette})]
+    if given is None and coloured and plain:
+        fewer = coloured if len(coloured) < len(plain) else plain
+        masks = [mask for mask in masks if not any(mask is each for each in fewer)]
+        coloured = [] if fewer is coloured else coloured
     values = {value for mask in masks for value in mask.values}
-    grey = all(_is_grey(value) for value in values if value >= COLOUR)
     differ = any(len(colours) > 1 for colours in palettes.values())
     if given is not None and given.coloured:
         return given
-    if (any(value >= COLOUR for value in values) and not grey) or (differ and given is None):
-        if given is not None:
-            raise DataError(f"{root}: the masks have colours, and {CLASSES} has no colours: use {CLASS_TABLE} instead.")
+    if given is not None and 2 * len(coloured) > len(masks):
+        raise DataError(f"{root}: the masks have colours, and {CLASSES} has no colours: use {CLASS_TABLE} instead.")
+    if given is None and (coloured or differ):
         if differ:
             say(f"{root}: the palettes of the masks differ, so classes are identified by colour, not by index.")
         return _colours_as_classes(root, {value for mask in masks for value in by_colour(mask).values})
     if given is None:
         given = _indices_as_classes(root, {_index(value) for value in values})
     numbers = dict(given.numbers)
-    numbers |= {value: numbers[_index(value)] for value in values if value >= COLOUR and _index(value) in numbers}
+    greys = [value for value in values if value >= COLOUR and _is_grey(value)]
+    numbers |= {value: numbers[_index(value)] for value in greys if _index(value) in numbers}
     return MaskClasses(given.names, numbers)
 
 
@@ -316,10 +325,10 @@ def _read_class_file(root: Path, folders: Iterable[Path]) -> MaskClasses | None:
 
 
 def _checked(file: Path, kept: Sequence[str], numbers: dict[int, int], *, coloured: bool) -> MaskClasses:
-    if not kept or len(kept) > MOST_CLASSES or len(set(kept)) < len(kept):
-        raise DataError(
-            f"{file} names {len(kept)} classes, or one twice; it must name 1 to {MOST_CLASSES} different ones."
-        )
+    if not 1 <= len(kept) <= MOST_CLASSES:
+        raise DataError(f"{file} names {counted(len(kept), 'class')}; it must name 1 to {MOST_CLASSES}.")
+    if twice := [name for at, name in enumerate(kept) if name in kept[:at]]:
+        raise DataError(f"{file} names the class {twice[0]} twice; give each class its own name.")
     return MaskClasses(tuple(kept), numbers, coloured)
 
 
