@@ -30,7 +30,12 @@ MODEL = ("--backbone", "ssdlite:test_resnet", "--no-pretrained", "--image-size",
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    return write_coco(tmp_path_factory.mktemp("scenes") / "set", SCENES)
+    folder = write_coco(tmp_path_factory.mktemp("scenes") / "set", SCENES)
+    file = folder / "annotations" / "instances_train.json"
+    content = json.loads(file.read_text())
+    content["annotations"].append(content["annotations"][-1])  # a duplicate is left out
+    file.write_text(json.dumps(content))
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +65,7 @@ def test_comparison_is_of_the_average_precision_of_each_image(compared, source):
     images = load_images(source, task="detection")
     record = Comparison.load(work / "comparison.json")
     assert (record.task, record.score, said["score"]) == ("detection", *["average precision per image"] * 2)
+    assert record.data.rejected_boxes == 1
     differences = []
     for seed in (0, 1):
         means = {}

@@ -176,6 +176,7 @@ class DataRecord(Record):
     without_text: dict[str, int]
     orphan_texts: int
     repeated_texts: int
+    rejected_boxes: int = 0  # boxes or regions
 
 
 class TextOriginRecord(Record):

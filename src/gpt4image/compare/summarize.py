@@ -291,6 +291,7 @@ def _record_data(images: ImageTable, descriptions: DescriptionSet) -> DataRecord
         without_text=dict(coverage.without_text),
         orphan_texts=coverage.orphans,
         repeated_texts=coverage.repeated,
+        rejected_boxes=len(images.rejected_boxes),
     )
 
 

@@ -397,6 +397,19 @@ def test_ticks_of_differences_are_not_rounded(tmp_path):
     assert ticks and not [tick for tick in ticks if tick[1:] in ("3", "8")]
 
 
+@pytest.mark.parametrize("width", [0, 1e-5, 0.003, 0.05])
+def test_ticks_of_small_differences_differ(tmp_path, width):
+    html, _ = write(tmp_path, make_comparison(per_seed=(width / 100, -width / 200), half=width / 100))
+    figure = re.search(r'<svg viewBox[^>]*aria-label="Paired difference.*?</svg>', html, re.S)[0]
+    ticks = re.findall(r"<text[^>]*>([+\N{MINUS SIGN}]?[\d.]+)</text>", figure.partition(">seed 0<")[0])
+    assert len(ticks) > 2 and len(set(ticks)) == len(ticks), ticks
+
+
+def test_rejected_annotations_are_counted(tmp_path):
+    html, _ = write(tmp_path, make_comparison(data=make_data(rejected_boxes=4)))
+    assert "1 image, 4 annotations of objects" in html
+
+
 def test_measures_models_and_versions_are_shown(tmp_path, dump_dom):
     comparison = make_comparison()
     measure = MeasureRecord(

@@ -115,6 +115,23 @@ def test_interval_within_the_margin_is_no_difference(margin, words):
     assert any(f"rule out a difference of {words} or more" in rule for rule in found.rules)
 
 
+@pytest.mark.parametrize(
+    ("scores", "said"),
+    [
+        ({"mean_average_precision_50": 0.004, "balanced_accuracy": None}, "to find objects (mAP at 0.5 below 1%)"),
+        ({"balanced_accuracy": 0.0}, "their balanced accuracy is that of guessing"),
+    ],
+)
+def test_equal_models_that_have_hardly_learned_are_not_advised(scores, said):
+    comparison = with_interval(0.001, -0.004, 0.005)
+    arms = [
+        arm.model_copy(update={"runs": [run.model_copy(update=scores) for run in arm.runs]}) for arm in comparison.arms
+    ]
+    found = verdict(comparison.model_copy(update={"arms": arms}))
+    assert found.kind == "equal" and said in found.advice and "Train for more epochs" in found.advice
+    assert not found.command
+
+
 def test_difference_that_several_arms_explain_by_chance_is_not_claimed():
     comparison = with_interval(0.02, 0.001, 0.039)
     tested = {"p_value": 0.04, "adjusted_p": 0.12, "equivalence": (0.004, 0.036)}

@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpt4image.core.format import counted, decimal, points
+from gpt4image.core.format import counted, decimal, percent, points
 from gpt4image.core.invocation import Invocation
 from gpt4image.core.workdir import WorkDir
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from gpt4image.compare.records import CommandRecord, Comparison
     from gpt4image.probing.verdicts import VerdictKind
 
+LITTLE_PRECISION = 0.01  # mAP at 0.5 of a detector that has hardly learned
+LITTLE_GAIN = 1.1  # balanced accuracy of a classifier that has hardly learned, in multiples of guessing
 FIRST_SEEDS = 5  # number of seeds to advise after a comparison with one seed
 
 
@@ -32,18 +34,33 @@ def next_step(kind: VerdictKind, comparison: Comparison) -> tuple[str, str]:
         case "better":
             advice = f"Use the model that was trained {trained_with(comparison)}."
             return advice, _export(typed, comparison, difference.arm)
-        case "worse":
-            unsuited = "these descriptions do not suit it" if texts else "nothing else suits it"
-            advice = f"Use the model that was trained on labels alone; {unsuited}."
-            return advice, _export(typed, comparison, difference.reference)
-        case "equal":
-            spared = "the descriptions" if texts else "the rest"
-            advice = f"Use the model that was trained on labels alone; {spared} are not worth the cost."
+        case "equal" if unlearned := _hardly_learned(comparison):
+            return f"{unlearned}, so that they are equal means little. Train for more epochs.", ""
+        case "worse" | "equal":
+            if kind == "worse":
+                why = "these descriptions do not suit it" if texts else "nothing else suits it"
+            else:
+                why = f"{'the descriptions' if texts else 'the rest'} are not worth the cost"
+            advice = f"Use the model that was trained on labels alone; {why}."
             return advice, _export(typed, comparison, difference.reference)
         case "one seed":
             return f"To find out, train both arms with {FIRST_SEEDS} seeds.", _more_seeds(typed, FIRST_SEEDS)
         case "undecided":
             return _settle(comparison, margin_in_words(comparison), typed)
+
+
+def _hardly_learned(comparison: Comparison) -> str:
+    """Return, in words, that no run of the two arms has learned much; empty if some may have."""
+    arms = (comparison.difference.arm, comparison.difference.reference)
+    runs = [run for arm in comparison.arms if arm.name in arms for run in arm.runs]
+    precisions = [run.mean_average_precision_50 for run in runs]
+    if all(each is not None and each < LITTLE_PRECISION for each in precisions):
+        return f"The models have hardly learned to find objects (mAP at 0.5 below {percent(LITTLE_PRECISION, 0)})"
+    guessed = LITTLE_GAIN / len(comparison.classes)  # one class for all images has a balanced accuracy of 1 / classes
+    accuracies = [run.balanced_accuracy for run in runs]
+    if len(comparison.classes) > 1 and all(each is not None and each < guessed for each in accuracies):
+        return "The models have hardly learned (their balanced accuracy is that of guessing)"
+    return ""
 
 
 def _settle(comparison: Comparison, margin: str, typed: CommandRecord | None) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 import warnings
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ INK, MUTED, GRID = "#1f242a", "#5c656f", "#d5dadf"
 # Okabe and Ito: distinct in every kind of colour vision; after the fourth come darker ones, with other markers
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#2f9fd0", "#6b4fa0", "#a5313f", "#767f88")
 _NAMES = {INK: "ink", MUTED: "muted", GRID: "grid"} | {colour: f"arm-{number}" for number, colour in enumerate(COLOURS)}
+LEAST_RANGE = 0.02  # points on an axis of differences, which are written with three decimals at most
 FONT_SIZE = 12.0
 CHARACTER = 6.6  # mean width of a character at FONT_SIZE, rounded up
 _SETTINGS = {
@@ -69,11 +71,15 @@ class Panel:
 
 
 def sign_ticks(axes: Axes) -> None:
-    """Label the ticks of a difference with their sign and as many decimals as the range needs."""
+    """Label the ticks of a difference with their sign and as many decimals as the range needs, up to three."""
+    low, high = axes.get_xlim()
+    short = LEAST_RANGE - (high - low)
+    if short > 0:
+        axes.set_xlim(low - short / 2, high + short / 2)
 
     def text(value: float, _: object) -> str:
         low, high = axes.get_xlim()
-        digits = 0 if high - low > 7 else 1 if high - low > 0.7 else 2
+        digits = max(0, math.ceil(math.log10(7 / (high - low))))
         return decimal(value, digits, signed=True) if abs(value) > 1e-9 else "0"
 
     from matplotlib.ticker import MaxNLocator
