@@ -88,6 +88,17 @@ def test_labels_in_a_cell_are_separated_if_asked(photos):
         load_images(photos / "images.csv")
 
 
+@pytest.mark.parametrize("write", [json.dumps, str], ids=["JSON", "Python"])
+def test_lists_written_as_text_in_cells_are_lists(photos, write):
+    rows = [f'{n:02}.png,"{write(labels_of(n)).replace(chr(34), chr(34) * 2)}",{split_of(n)}' for n in range(12)]
+    (photos / "images.csv").write_text("\n".join(["path,labels,split", *rows]))
+    assert load_images(photos / "images.csv", label_separator=",").label_matrix.tolist() == matrix()
+    rows[2] = f"02.png,['blue' 'disc'],{split_of(2)}"
+    (photos / "images.csv").write_text("\n".join(["path,labels,split", *rows]))
+    with pytest.raises(DataError, match=r"line 4: the labels \['blue' 'disc'\] look like a list but cannot"):
+        load_images(photos / "images.csv", label_separator=",")
+
+
 def test_columns_of_0_and_1_are_labels_and_empty_cells_unknown(photos):
     def cell(number, name):
         return "" if number == 4 and name != "disc" else int(name in labels_of(number))

@@ -7,6 +7,8 @@ empty: then the image has none of the classes. A missing value means that nothin
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -18,6 +20,7 @@ from gpt4image.images.boxes import Boxes
 
 PRESENT, ABSENT, UNKNOWN = 1, 0, -1  # entries of the matrix of labels
 TRUE, FALSE = frozenset({"1", "1.0", "true", "yes"}), frozenset({"0", "0.0", "false", "no"})
+LIST_AS_TEXT = re.compile(r"\[[^\[\]]*\]")
 
 
 class LabelSet(NamedTuple):
@@ -48,7 +51,7 @@ def read_label_list(value: object, where: str, separator: str | None = None) -> 
         DataError: the cell holds something else.
     """
     if separator is not None and isinstance(value, str):
-        value = None if is_missing(value) else [part for part in map(str.strip, value.split(separator)) if part]
+        value = None if is_missing(value) else _labels_in(value.strip(), where, separator)
     if value is None:
         return None
     if isinstance(value, bool | int | float | str) and separator is not None:
@@ -62,6 +65,22 @@ def read_label_list(value: object, where: str, separator: str | None = None) -> 
         if is_missing(label) or not isinstance(label, str | bool | int | float):
             raise DataError(f"{where}: {label!r} in the list of labels is not a name. Remove it.")
     return LabelSet(tuple(str(label).strip() for label in value))
+
+
+def _labels_in(cell: str, where: str, separator: str) -> list[Any]:
+    """Return the labels in a cell: parts between separators, or a list as JSON or Python writes it."""
+    if LIST_AS_TEXT.fullmatch(cell):
+        for written in (cell, cell.replace("'", '"')):
+            try:
+                return list(json.loads(written))
+            except ValueError:
+                continue
+        if separator in cell or "'" in cell or '"' in cell:
+            raise DataError(
+                f"{where}: the labels {cell} look like a list but cannot be read as one. Write them with {separator!r} "
+                'between them and without brackets, or as ["cat", "dog"].'
+            )
+    return [part for part in map(str.strip, cell.split(separator)) if part]
 
 
 def read_flags(row: Mapping[str, Any], columns: Sequence[str], where: str) -> LabelSet | None:
